@@ -1,0 +1,72 @@
+"""Eval suites against a local model server: did the model answer wrongly, or did it not get to answer?
+
+The public names are loaded on first use, so that pytest can load the plugin without paying for them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_lmstudio.client import LM, AsyncLM
+    from pytest_lmstudio.engine.retry import Retry, RetryStrategy
+    from pytest_lmstudio.errors import (
+        ErrorKind,
+        LMAuthError,
+        LMCacheMissError,
+        LMError,
+        LMNetworkError,
+        LMRequestError,
+        LMSchemaError,
+        LMTimeoutError,
+    )
+    from pytest_lmstudio.records import ModelInfo
+    from pytest_lmstudio.reply import Reply
+    from pytest_lmstudio.settings import Settings
+
+_HOMES = {
+    "LM": "client",
+    "AsyncLM": "client",
+    "ErrorKind": "errors",
+    "LMAuthError": "errors",
+    "LMCacheMissError": "errors",
+    "LMError": "errors",
+    "LMNetworkError": "errors",
+    "LMRequestError": "errors",
+    "LMSchemaError": "errors",
+    "LMTimeoutError": "errors",
+    "ModelInfo": "records",
+    "Reply": "reply",
+    "Retry": "engine.retry",
+    "RetryStrategy": "engine.retry",
+    "Settings": "settings",
+}
+
+__all__ = [
+    "LM",
+    "AsyncLM",
+    "ErrorKind",
+    "LMAuthError",
+    "LMCacheMissError",
+    "LMError",
+    "LMNetworkError",
+    "LMRequestError",
+    "LMSchemaError",
+    "LMTimeoutError",
+    "ModelInfo",
+    "Reply",
+    "Retry",
+    "RetryStrategy",
+    "Settings",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name, or the version from the installed package's metadata."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("pytest-lmstudio")
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

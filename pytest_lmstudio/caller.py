@@ -1,0 +1,292 @@
+"""What `LM` and `AsyncLM` have in common: from keywords to a call, and from a call to what the test gets."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pytest_lmstudio import asking
+from pytest_lmstudio.engine.answers import pieces_of, prompt_chars, reply_of
+from pytest_lmstudio.engine.classify import Failure, Refused
+from pytest_lmstudio.engine.key import cache_key, question
+from pytest_lmstudio.engine.nearest import explain_miss
+from pytest_lmstudio.errors import ErrorKind, LMError, describe, make_error
+from pytest_lmstudio.records import Call, Endpoint, Request
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from pytest_lmstudio.reply import Reply
+    from pytest_lmstudio.runtime import Runtime
+    from pytest_lmstudio.settings import Settings
+
+Item = str | Sequence[Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class Scope:
+    """The test that calls are booked to.
+
+    Attributes:
+        nodeid: the test's id, empty outside of tests.
+        calls: every call it made, in the order in which they ended.
+    """
+
+    nodeid: str
+    calls: list[Call] = field(default_factory=list)
+
+
+class Planned(NamedTuple):
+    """A call whose model may not be known yet."""
+
+    endpoint: Endpoint
+    asked: asking.Asked
+    content: dict[str, Any]
+    schema: dict[str, Any] | None = None
+    sample: int = 0
+
+
+class Ready(NamedTuple):
+    """A call that can be made, or (with a failure) cannot."""
+
+    request: Request
+    failure: Failure | None = None
+
+
+class Stream:
+    """A stream under way; pieces of text, then the `Call`."""
+
+    def __init__(self, caller: Caller, request: Request) -> None:
+        self._queue: asyncio.Queue[str | Call] = asyncio.Queue()
+        self._future = caller.runtime.loop.submit(self._flow(caller, request))
+
+    async def _flow(self, caller: Caller, request: Request) -> None:
+        self._queue.put_nowait(await caller.runtime.engine.call(request, self._queue.put_nowait))
+
+    async def next(self) -> str | Call:
+        """Return the next piece, or at the end the call."""
+        return await self._queue.get()
+
+    def cancel(self) -> None:
+        """End the generation, if it still goes on."""
+        self._future.cancel()
+
+
+class Caller:
+    """Plans, begins and settles calls for one test.
+
+    Args:
+        runtime: what the process opened for calls.
+        scope: says which test calls are booked to.
+        marker: the checked keywords of the test's marker.
+    """
+
+    def __init__(self, runtime: Runtime, scope: Any, marker: Mapping[str, Any]) -> None:
+        self.runtime = runtime
+        self.settings: Settings = asking.effective(runtime.settings, marker)
+        self._scope = scope
+        self._marker = marker
+
+    # Planning.
+
+    def plan_chat(
+        self,
+        prompt: object,
+        system: str | None,
+        keywords: dict[str, Any],
+        schema: dict[str, Any] | None = None,
+        *,
+        need_schema: bool = False,
+        sample: int = 0,
+    ) -> Planned:
+        """Plan one chat completion."""
+        __tracebackhide__ = True
+        asked = asking.sorted_out(self.settings, self._marker, keywords)
+        content: dict[str, Any] = {
+            "messages": asking.messages_for(prompt, self._marker.get("system") if system is None else system)
+        }
+        if schema is not None or need_schema:
+            from pytest_lmstudio import schema as schemas  # jsonschema costs 30 ms that most suites need not pay
+
+            schemas.check_schema(schema)
+            content["response_format"] = schemas.response_format(schema or {})
+        return Planned("chat", asked, content, schema, sample)
+
+    def plan_map(self, prompts: Iterable[Item], system: str | None, keywords: dict[str, Any]) -> list[Planned]:
+        """Plan many; the nth of equal prompts is sample n."""
+        __tracebackhide__ = True
+        if isinstance(prompts, str):
+            msg = "map takes a list of prompts; for one prompt call lm(prompt)"
+            raise TypeError(msg)
+        seen: dict[str, int] = {}
+        plans = []
+        for prompt in prompts:
+            plan = self.plan_chat(prompt, system, keywords)
+            same = cache_key({"messages": plan.content["messages"]})
+            plans.append(plan._replace(sample=seen.get(same, 0)))
+            seen[same] = seen.get(same, 0) + 1
+        return plans
+
+    def plan_embed(self, texts: object, keywords: dict[str, Any]) -> Planned:
+        """Plan one request for embeddings."""
+        __tracebackhide__ = True
+        asked = asking.sorted_out(replace(self.settings, params=()), {}, keywords)
+        return Planned("embeddings", asked, {"input": asking.texts_for(texts)})
+
+    # Making ready.
+
+    def ready(self, plan: Planned) -> Ready | None:
+        """Return the call with its model, or None when the server must be asked for the model."""
+        model = plan.asked.model or self.runtime.known_model(plan.endpoint)
+        if model is None and self.settings.cache == "offline":
+            model = self.runtime.remembered_model(plan.endpoint)
+            if model is None:
+                msg = "the model is not known, since none was ever resolved for this URL; name --lmstudio-model"
+                return Ready(self._request(plan, ""), Failure(ErrorKind.CACHE_MISS, msg, "connecting"))
+        return None if model is None else Ready(self._request(plan, model))
+
+    async def resolved(self, plan: Planned) -> Ready:
+        """Ask the server which model can answer."""
+        try:
+            model = await self.runtime.preflight.only_model(plan.endpoint)
+        except Refused as refused:
+            return self._unresolved(plan, refused.failure)
+        self.runtime.remember_model(plan.endpoint, model)
+        return Ready(self._request(plan, model))
+
+    def _unresolved(self, plan: Planned, failure: Failure) -> Ready:
+        """Do without the server: a remembered model may still find its answers in the cache."""
+        if failure.kind is ErrorKind.NO_MODEL and plan.endpoint == "embeddings" and self.settings.model:
+            return Ready(self._request(plan, self.settings.model))
+        model = self.runtime.remembered_model(plan.endpoint) if failure.kind is ErrorKind.UNREACHABLE else None
+        if model is not None:
+            return Ready(self._request(plan, model))
+        return Ready(self._request(plan, ""), failure)
+
+    def _request(self, plan: Planned, model: str) -> Request:
+        __tracebackhide__ = True
+        body = {"model": model, **plan.content, **plan.asked.params}
+        asked = question(self.settings.pipeline_version, plan.endpoint, body, plan.sample)
+        try:
+            key = cache_key(asked)
+        except (TypeError, ValueError, RecursionError) as error:
+            msg = f"the request holds something that JSON cannot carry: {error}"
+            raise TypeError(msg) from None
+        return Request(
+            call_id=uuid.uuid4().hex,
+            nodeid=self._scope().nodeid,
+            endpoint=plan.endpoint,
+            model=model,
+            body=body,
+            asked=asked,
+            key=key,
+            prompt_chars=prompt_chars(body),
+            options=plan.asked.options,
+        )
+
+    # Calling.
+
+    def begin(self, ready: Ready) -> Call | Future[Call]:
+        """Return the call from the cache, or the future of one on its way."""
+        request, failure = ready
+        if failure is not None:
+            return self.runtime.engine.refuse(request, failure)
+        entry = self._entry(request)
+        reply = reply_of(request, entry) if entry is not None else None
+        if reply is not None:
+            self._log_cached(request)
+            return Call(request, (), replace(reply, cached=True, attempts=0))
+        if request.options.cache == "offline":
+            return self._missed(request)
+        return self.runtime.loop.submit(self.runtime.engine.call(request))
+
+    def replayed(self, ready: Ready) -> list[str] | None:
+        """Return a cached answer in its pieces, or None when it must be asked for."""
+        __tracebackhide__ = True
+        request, failure = ready
+        if failure is not None:
+            self.settle(self.runtime.engine.refuse(request, failure), None)
+        entry = self._entry(request)
+        reply = reply_of(request, entry) if entry is not None else None
+        if entry is not None and reply is not None:
+            self._log_cached(request)
+            self.settle(Call(request, (), replace(reply, cached=True, attempts=0)), None)
+            return pieces_of(entry, reply.text)
+        if request.options.cache == "offline":
+            self.settle(self._missed(request), None)
+        return None
+
+    def open_stream(self, ready: Ready) -> Stream:
+        """Start a stream."""
+        return Stream(self, ready.request)
+
+    def _entry(self, request: Request) -> dict[str, Any] | None:
+        cache = self.runtime.cache if request.options.cache in {"readwrite", "offline"} else None
+        return cache.get(request.key) if cache is not None else None
+
+    def _log_cached(self, request: Request) -> None:
+        self.runtime.events.write(
+            "gen_cached",
+            nodeid=request.nodeid,
+            call_id=request.call_id,
+            model=request.model,
+            source="cache",
+            prompt_chars=request.prompt_chars,
+        )
+
+    def _missed(self, request: Request) -> Call:
+        cache = self.runtime.cache
+        why = explain_miss(request, cache.entries() if cache is not None else ())
+        return self.runtime.engine.refuse(request, Failure(ErrorKind.CACHE_MISS, why, "connecting"))
+
+    # Settling.
+
+    def settle(self, call: Call, schema: dict[str, Any] | None) -> Reply:
+        """Book a call; return its reply, or raise its error."""
+        __tracebackhide__ = True
+        self._scope().calls.append(call)
+        if call.error is not None:
+            raise call.error
+        return self._reply(call, schema)
+
+    def settle_map(self, calls: Sequence[Call], *, return_errors: bool) -> Any:
+        """Book many calls; return their replies, or raise the first error that matters most."""
+        __tracebackhide__ = True
+        self._scope().calls.extend(calls)
+        errors = [call.error for call in calls if call.error is not None]
+        if return_errors:
+            return [call.error or call.reply for call in calls]
+        if errors:
+            first = next((error for error in errors if error.category != "network"), errors[0])
+            first.replies = [call.reply for call in calls]
+            first.errors = errors
+            raise first
+        return [call.reply for call in calls]
+
+    def _reply(self, call: Call, schema: dict[str, Any] | None) -> Reply:
+        __tracebackhide__ = True
+        reply = call.reply
+        if reply is None:  # a call has an error or a reply
+            msg = "a call ended without a reply and without an error"
+            raise RuntimeError(msg)
+        if schema is None:
+            return reply
+        from pytest_lmstudio import schema as schemas
+
+        return replace(reply, parsed=schemas.parse(reply, schema))
+
+    def vectors(self, reply: Reply) -> list[list[float]]:
+        """Return the vectors of an embeddings reply, in the order of their texts."""
+        rows = reply.raw["data"]
+        if all(isinstance(row.get("index"), int) for row in rows):
+            rows = sorted(rows, key=lambda row: row["index"])
+        return [row["embedding"] for row in rows]
+
+    def server_error(self, failure: Failure) -> LMError:
+        """Return the error of a look at the server, which is no call."""
+        url = self.runtime.settings.url
+        text = describe(failure.kind, failure.message, url=url, model=None, attempt=0, of=0, phase=None)
+        return make_error(failure.kind, text, url=url)

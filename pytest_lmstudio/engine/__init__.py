@@ -1,0 +1,1 @@
+"""The life of one call: cache, coalescing, breaker, slot, attempt, classification, retry."""

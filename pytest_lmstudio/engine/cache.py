@@ -1,0 +1,283 @@
+"""The disk cache of answers. The only module that knows diskcache, and only a part of what that can do.
+
+diskcache unpickles what it finds (CVE-2025-69872), and follows the file names in its rows. A cache folder may come from
+somebody else, so here a key is text, a value is JSON text in its own row, and everything else is refused on every path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import diskcache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+#: How long a locked database is waited for; then a look-up is a miss, and an answer is not stored.
+_LOCK_WAIT_S = 5.0
+_RAW = 1
+_TABLES = {"Cache", "Settings", "sqlite_sequence", "sqlite_stat1", "sqlite_stat4"}
+_SETTING_PREFIXES = ("sqlite_", "disk_")
+_SETTINGS = {
+    "count", "size", "hits", "misses", "statistics", "tag_index", "eviction_policy", "size_limit", "cull_limit",
+    "sqlite_auto_vacuum", "sqlite_cache_size", "sqlite_journal_mode", "sqlite_mmap_size", "sqlite_synchronous",
+    "disk_min_file_size", "disk_pickle_protocol",
+}  # fmt: skip
+
+
+class Refused(OSError):
+    """A row that we did not write; an OSError, since diskcache takes that for a miss."""
+
+
+class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
+    """Text keys, and text values in the row itself; no pickle, no files."""
+
+    def hash(self, key: object) -> int:
+        """Refuse: only sharded caches ask for it."""
+        raise Refused
+
+    def put(self, key: object) -> tuple[str, bool]:
+        """Return a key as its row holds it."""
+        if not isinstance(key, str):
+            raise Refused
+        return key, True
+
+    def get(self, key: object, raw: object) -> str | None:
+        """Return a row's key, or None for one that is no text."""
+        return key if raw and isinstance(key, str) else None
+
+    def store(self, value: object, read: object, key: object = None) -> tuple[int, int, None, str]:
+        """Return a value as its row holds it."""
+        del key
+        if read or not isinstance(value, str):
+            raise Refused
+        return 0, _RAW, None, value
+
+    def fetch(self, mode: object, filename: object, value: object, read: object) -> str:
+        """Return a row's value."""
+        if read or mode != _RAW or filename is not None or not isinstance(value, str):
+            raise Refused
+        return value
+
+    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
+        """Refuse: values never go into files."""
+        raise Refused
+
+    def remove(self, file_path: object) -> None:
+        """Delete nothing: no row of ours names a file."""
+
+
+class Stored(NamedTuple):
+    """What became of an answer: whether the cache holds it now, and how many entries went for it."""
+
+    stored: bool
+    evicted: int
+
+
+class AnswerCache:
+    """Answers by key, at most `size` of them.
+
+    When it is full, only an entry used neither in this run nor in the last one may go; else the new answer is not stored.
+    So a suite larger than the cache still hits for as many answers as it holds, where "least recently used" would hit none.
+    Each entry's tag is the number of the last run that used it.
+
+    Args:
+        folder: the cache's folder, made by the caller.
+        size: most entries.
+        run: the number of this run, from `next_run`.
+        on_problem: called with one line when something is wrong with the cache; the run goes on.
+    """
+
+    def __init__(self, folder: Path, *, size: int, run: int, on_problem: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._size = size
+        self._run = run
+        self._on_problem = on_problem
+        self._used: set[str] = set()
+        self._unmarked: set[str] = set()
+        self._victims: list[str] | None = None
+        self._db: Any = self._open()
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return an entry, or None; never raises."""
+        try:
+            value, tag = self._db.get(key, default=None, tag=True)
+            entry = json.loads(value) if value is not None else None
+        except (diskcache.Timeout, sqlite3.Error, OSError, ValueError, RecursionError, TypeError) as error:
+            self._trouble(error)
+            return None
+        if not isinstance(entry, dict):
+            return None
+        if key not in self._used:
+            self._note_use(key, value, tag)
+        return entry
+
+    def put(self, key: str, entry: dict[str, Any]) -> Stored:
+        """Store an entry if there is room, or room can be made; never raises."""
+        value = json.dumps(entry, separators=(",", ":"))
+        try:
+            with self._db.transact(retry=True):
+                known = key in self._db
+                evicted = 0 if known or len(self._db) < self._size else self._evict()
+                if not known and len(self._db) >= self._size:
+                    return Stored(stored=False, evicted=evicted)
+                self._db.set(key, value, tag=self._run, retry=True)
+        except (diskcache.Timeout, sqlite3.Error, OSError) as error:
+            self._trouble(error)
+            return Stored(stored=False, evicted=0)
+        self._used.add(key)
+        return Stored(stored=True, evicted=evicted)
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Yield every entry that can be read."""
+        for key in list(self._keys()):
+            entry = self.get(key)
+            if entry is not None:
+                yield entry
+
+    def close(self) -> None:
+        """Write down which entries this run used, and close the database."""
+        with suppress(diskcache.Timeout, sqlite3.Error, OSError):
+            with self._db.transact(retry=False):
+                for key in self._unmarked:
+                    self._mark(key)
+        with suppress(sqlite3.Error, OSError):
+            self._db.close()
+
+    def _note_use(self, key: str, value: str, tag: object) -> None:
+        """Remember that this run used an entry; one that might be chosen to go is marked at once."""
+        self._used.add(key)
+        if isinstance(tag, int) and tag >= self._run - 1:
+            if tag < self._run:
+                self._unmarked.add(key)
+            return
+        with suppress(diskcache.Timeout, sqlite3.Error, OSError):
+            self._db.set(key, value, tag=self._run, retry=False)
+
+    def _mark(self, key: str) -> None:
+        value = self._db.get(key, default=None)
+        if value is not None:
+            self._db.set(key, value, tag=self._run)
+
+    def _evict(self) -> int:
+        """Delete one entry used neither in this run nor in the last one; return how many were deleted."""
+        if self._victims is None:
+            self._victims = [key for key in self._keys() if self._is_old(key)]
+            self._victims.reverse()
+        while self._victims:
+            key = self._victims.pop()
+            if self._is_old(key):
+                self._db.delete(key, retry=True)
+                return 1
+        return 0
+
+    def _is_old(self, key: str) -> bool:
+        value, tag = self._db.get(key, default=None, tag=True)
+        return key not in self._used and (value is None or not isinstance(tag, int) or tag < self._run - 1)
+
+    def _keys(self) -> Iterator[str]:
+        with suppress(diskcache.Timeout, sqlite3.Error, OSError):
+            yield from (key for key in self._db if key is not None)
+
+    def _trouble(self, error: Exception) -> None:
+        self._on_problem(f"the cache in {self._folder} is not usable: {type(error).__name__}: {error}")
+
+    def _open(self) -> Any:
+        try:
+            vet(self._folder)
+            return _open(self._folder)
+        except (diskcache.Timeout, sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
+            aside = set_aside(self._folder)
+            self._on_problem(f"the cache was damaged ({type(error).__name__}: {error}) and was set aside as {aside}")
+            return _open(self._folder)
+
+
+def _open(folder: Path) -> Any:
+    return diskcache.Cache(
+        str(folder),
+        timeout=_LOCK_WAIT_S,
+        disk=TextDisk,
+        eviction_policy="none",
+        cull_limit=0,
+        statistics=0,
+        tag_index=0,
+        size_limit=2**62,
+        sqlite_journal_mode="wal",
+        sqlite_synchronous=1,
+        sqlite_auto_vacuum=1,
+        sqlite_cache_size=8192,
+        sqlite_mmap_size=2**26,
+    )
+
+
+def vet(folder: Path) -> None:
+    """Look a database over before diskcache reads it, since that runs what the table of settings says.
+
+    Raises:
+        ValueError: it holds tables, triggers or settings that diskcache did not make.
+        sqlite3.Error: it is no database.
+    """
+    path = folder / "cache.db"
+    if not path.exists():
+        return
+    with closing(sqlite3.connect(path, timeout=_LOCK_WAIT_S)) as db:
+        db.execute("PRAGMA trusted_schema = OFF")
+        for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master"):
+            if kind == "view" or (kind == "table" and name not in _TABLES) or (kind == "trigger" and not _is_counter(name, sql)):
+                msg = f"it holds a foreign {kind}"
+                raise ValueError(msg)
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'Settings'").fetchone():
+            for name, value in db.execute("SELECT key, value FROM Settings"):
+                if name not in _SETTINGS or not isinstance(value, int | float | str | None) or str(value).count(";"):
+                    msg = "it holds a foreign setting"
+                    raise ValueError(msg)
+
+
+def _is_counter(name: object, sql: object) -> bool:
+    """Tell whether a trigger is one of diskcache's, which do nothing but count rows and bytes."""
+    if not isinstance(name, str) or not isinstance(sql, str):
+        return False
+    body = " ".join(sql.partition("BEGIN")[2].split())
+    return name.startswith("Settings_") and body.count(";") == 1 and body.startswith("UPDATE Settings SET value = value ")
+
+
+def set_aside(folder: Path) -> str:
+    """Rename a damaged database out of the way; return its new name."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    aside = f"damaged-{stamp}-{os.getpid()}.db"
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            os.replace(folder / f"cache.db{suffix}", folder / f"{aside}{suffix}")
+    return aside
+
+
+def next_run(folder: Path) -> int:
+    """Count one more run of this cache, and return its number; call it once a run, under a lock."""
+    path = folder / "runs.txt"
+    try:
+        number = int(path.read_text(encoding="ascii")) + 1
+    except (OSError, ValueError):
+        number = 1
+    number = number if 0 < number < 2**62 else 1
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(f"{number}\n", encoding="ascii")
+    temporary.replace(path)
+    return number
+
+
+def count(folder: Path) -> int | None:
+    """Return how many entries a cache holds, without opening it for writing; None when that cannot be told."""
+    path = folder / "cache.db"
+    if not path.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+            return int(db.execute("SELECT COUNT(*) FROM Cache").fetchone()[0])
+    except (sqlite3.Error, ValueError):
+        return None

@@ -1,0 +1,86 @@
+"""Identical requests in flight at once are sent once, in whichever process they are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from pytest_lmstudio.engine.shared import Shared
+
+_POLL_S = 0.01
+
+Entry = dict[str, Any]
+
+
+class _Flight:
+    """The calls of one key in this process."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.callers = 0
+        self.left: Entry | None = None
+
+
+class Coalescer:
+    """Lets one caller of a key through at a time; those who waited get what the one before them left.
+
+    When a leader fails or dies it leaves nothing, and the next in line leads, with its own settings.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._flights: dict[str, _Flight] = {}
+        self._folder = shared.folder / "inflight" if shared.folder else None
+        if self._folder:
+            self._folder.mkdir(exist_ok=True)
+
+    @property
+    def over_processes(self) -> bool:
+        """Tell whether an identical call may just have ended in another process."""
+        return self._folder is not None
+
+    @asynccontextmanager
+    async def turn(self, key: str) -> AsyncIterator[tuple[Entry | None, Callable[[Entry], None]]]:
+        """Wait for the key's turn; yield what an earlier caller left (None: lead), and the way to leave an answer."""
+        flight = self._flights.setdefault(key, _Flight())
+        flight.callers += 1
+        try:
+            async with flight.lock:
+                if flight.left is not None:
+                    yield flight.left, lambda _: None
+                    return
+                async with self._over_processes(key) as contended:
+                    yield self._read(key) if contended else None, lambda entry: self._leave(key, flight, entry)
+        finally:
+            flight.callers -= 1
+            if not flight.callers:
+                del self._flights[key]
+
+    @asynccontextmanager
+    async def _over_processes(self, key: str) -> AsyncIterator[bool]:
+        lock = self._shared.lock(f"inflight/{key[:32]}")
+        if lock is None:
+            yield False
+            return
+        async with lock.awaited(_POLL_S) as contended:
+            yield contended
+
+    def _leave(self, key: str, flight: _Flight, entry: Entry) -> None:
+        """Leave an answer for those who wait: in this process, and in a file when the cache has no room for it."""
+        flight.left = entry
+        if self._folder and not entry.get("stored"):
+            with suppress(OSError):
+                (self._folder / f"{key}.json").write_text(json.dumps(entry), encoding="ascii")
+
+    def _read(self, key: str) -> Entry | None:
+        if self._folder is None:
+            return None
+        with suppress(OSError, ValueError):
+            entry = json.loads((self._folder / f"{key}.json").read_text(encoding="ascii"))
+            return entry if isinstance(entry, dict) else None
+        return None

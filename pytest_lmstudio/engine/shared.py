@@ -1,0 +1,122 @@
+"""What the processes of a run share: a folder of locks, answers worked out once, and a few numbers in common memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mmap
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_lmstudio.engine.locks import ProcessLock
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
+
+#: Bytes of common memory: the breaker's state, then one release counter for each slot.
+BREAKER_BYTES = 256
+SLOT_BYTES = 8
+_POLL_S = 0.01
+
+
+class Shared:
+    """The common ground of a run's processes; with one process (`folder` None) it is all in memory, without any lock.
+
+    Args:
+        folder: a folder on a local disk, made by the controller for this run alone; None without workers.
+        slots: how many slots may ever be asked for.
+    """
+
+    def __init__(self, folder: Path | None, slots: int) -> None:
+        self.folder = folder
+        self._memory = _open_memory(folder, BREAKER_BYTES + SLOT_BYTES * slots)
+        self._guard = ProcessLock(folder / "guard.lock") if folder else None
+        self._known: dict[str, dict[str, Any]] = {}
+        self._pending: dict[str, asyncio.Lock] = {}
+
+    @property
+    def memory(self) -> mmap.mmap | bytearray:
+        """The common bytes; change them only inside `guard`, but for a slot's counter, which its holder may change."""
+        return self._memory
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Hold the one lock of the common memory, for microseconds."""
+        return self._guard.held() if self._guard else nullcontext()
+
+    def lock(self, name: str) -> ProcessLock | None:
+        """Return a lock of the run, or None when there is only one process."""
+        return ProcessLock(self.folder / f"{name}.lock") if self.folder else None
+
+    async def once(self, name: str, produce: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        """Return what `produce` returned in the one process that ran it; the others wait.
+
+        When that process dies, or `produce` raises, the next one runs it.
+        """
+        if name in self._known:
+            return self._known[name]
+        async with self._pending.setdefault(name, asyncio.Lock()):
+            if name not in self._known:
+                self._known[name] = await self._once(name, produce)
+            return self._known[name]
+
+    async def _once(self, name: str, produce: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        lock = self.lock(name)
+        if lock is None or self.folder is None:
+            return await produce()
+        path = self.folder / f"{name}.json"
+        async with lock.awaited(_POLL_S):
+            if (known := _load(path)) is not None:
+                return known
+            made = await produce()
+            path.write_text(json.dumps(made), encoding="utf-8")
+            return made
+
+    def once_blocking(self, name: str, produce: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what `produce` returned in the one process that ran it; blocks the thread."""
+        if name not in self._known:
+            if self.folder is None:
+                self._known[name] = produce()
+            else:
+                path = self.folder / f"{name}.json"
+                with ProcessLock(self.folder / f"{name}.lock").held():
+                    self._known[name] = known = _load(path) or produce()
+                    path.write_text(json.dumps(known), encoding="utf-8")
+        return self._known[name]
+
+    def alone(self, name: str) -> AbstractContextManager[None]:
+        """Let one process at a time through; blocks the thread."""
+        lock = self.lock(name)
+        return lock.held() if lock else nullcontext()
+
+    def peek(self, name: str) -> dict[str, Any] | None:
+        """Return what `once` worked out, or None when it has not run."""
+        known = self._known.get(name)
+        return known if known is not None or self.folder is None else _load(self.folder / f"{name}.json")
+
+    def close(self) -> None:
+        """Give the common memory back."""
+        if isinstance(self._memory, mmap.mmap):
+            self._memory.close()
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]  # written above
+    except (OSError, ValueError):
+        return None
+
+
+def _open_memory(folder: Path | None, size: int) -> mmap.mmap | bytearray:
+    if folder is None:
+        return bytearray(size)
+    descriptor = os.open(folder / "memory", os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        with ProcessLock(folder / "memory.lock").held():
+            if os.fstat(descriptor).st_size < size:
+                os.ftruncate(descriptor, size)
+        return mmap.mmap(descriptor, size)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,257 @@
+"""Bodies on the wire: what is sent, what an answer holds, and how an event stream adds up to one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+DONE = "[DONE]"
+
+
+class StreamError(Exception):
+    """The stream carried an error; `body` is the event's JSON."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        super().__init__(error_message(body))
+        self.body = body
+
+
+class BadAnswer(ValueError):
+    """A body that is no completion; the text says why."""
+
+
+def encode(body: dict[str, Any], *, stream: bool | None) -> bytes:
+    """Return a request body as JSON; ``stream`` is said explicitly where the endpoint knows it, and asks for token counts."""
+    sent = dict(body)
+    if stream is not None:
+        sent["stream"] = stream
+    if stream:
+        sent["stream_options"] = {"include_usage": True}
+    return json.dumps(sent, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def error_message(body: object) -> str:
+    """Return the text of either of the two error shapes, ``{"error": "text"}`` and ``{"error": {"message": "text"}}``."""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(error, dict):
+        error = error.get("message", error)
+    return error if isinstance(error, str) else json.dumps(error, default=str)[:1000]
+
+
+def text_of(content: object) -> str:
+    """Return the text of a message's content: a string, a list of parts, or nothing."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(text_of(part.get("text")) for part in content if isinstance(part, dict))
+    return ""
+
+
+def message_of(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the first choice's message.
+
+    Raises:
+        BadAnswer: the body is no chat completion.
+    """
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    if not isinstance(message, dict):
+        msg = "the answer holds no message"
+        raise BadAnswer(msg)
+    return message
+
+
+def finish_reason_of(body: dict[str, Any]) -> str | None:
+    """Return the first choice's finish reason."""
+    reason = body["choices"][0].get("finish_reason")
+    return reason if isinstance(reason, str) else None
+
+
+def reasoning_of(message: dict[str, Any]) -> str:
+    """Return the thinking that a message or delta carries; its field's name changed over the versions."""
+    return text_of(message.get("reasoning_content")) or text_of(message.get("reasoning"))
+
+
+def tool_calls_of(message: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return the tool calls of a message."""
+    calls = message.get("tool_calls")
+    return tuple(call for call in calls if isinstance(call, dict)) if isinstance(calls, list) else ()
+
+
+def usage_of(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the token counts, empty where the server sent none."""
+    usage = body.get("usage")
+    return usage if isinstance(usage, dict) else {}
+
+
+def token_count(usage: dict[str, Any], name: str) -> int | None:
+    """Return one token count, or None."""
+    count = usage.get(name)
+    return count if isinstance(count, int) and not isinstance(count, bool) else None
+
+
+def check_completion(body: object) -> dict[str, Any]:
+    """Return a chat completion that holds an answer.
+
+    Raises:
+        BadAnswer: it is none, or has neither text nor reasoning nor tool calls (unless cut by ``length``).
+    """
+    if not isinstance(body, dict):
+        msg = "the answer is no JSON object"
+        raise BadAnswer(msg)
+    message = message_of(body)
+    said = text_of(message.get("content")) or reasoning_of(message) or tool_calls_of(message)
+    if not said and finish_reason_of(body) != "length":
+        msg = "the answer is empty: neither text nor reasoning nor tool calls"
+        raise BadAnswer(msg)
+    return body
+
+
+def check_embeddings(body: object, count: int) -> dict[str, Any]:
+    """Return an embeddings body that holds `count` vectors.
+
+    Raises:
+        BadAnswer: it does not.
+    """
+    rows = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(rows, list) or len(rows) != count:
+        msg = f"the answer does not hold {count} embeddings"
+        raise BadAnswer(msg)
+    for row in rows:
+        vector = row.get("embedding") if isinstance(row, dict) else None
+        if not isinstance(vector, list) or not vector or not all(isinstance(x, int | float) for x in vector):
+            msg = "the answer holds an embedding that is no list of numbers"
+            raise BadAnswer(msg)
+    return body  # type: ignore[return-value]  # only a dict has rows
+
+
+class EventStream:
+    """Adds the events of a chat stream up to the body that the server would have sent whole.
+
+    Feed it bytes as they come; each feed returns the new pieces of text. It accepts events cut anywhere, comments, CRLF,
+    and several data lines an event (WHATWG HTML, section 9.2).
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self.started = False
+        self.finish_reason: str | None = None
+        self._rest = b""
+        self._data: list[str] = []
+        self._event = ""
+        self._head: dict[str, Any] = {}
+        self._extra: dict[str, Any] = {}
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._tools: dict[int, dict[str, Any]] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether the server said that the answer is whole."""
+        return self.done or self.finish_reason is not None
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """Take bytes; return the pieces of text that they complete.
+
+        Raises:
+            StreamError: the stream carries an error.
+            BadAnswer: an event is no JSON object, or no UTF-8.
+        """
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
+        pieces: list[str] = []
+        for line in lines:
+            self._line(line.rstrip(b"\r"), pieces)
+        return pieces
+
+    def close(self) -> list[str]:
+        """Take the end of the stream, which may come without a last blank line."""
+        return self.feed(b"\n\n") if self._rest or self._data else []
+
+    def _line(self, line: bytes, pieces: list[str]) -> None:
+        if not line:
+            self._dispatch(pieces)
+        elif line.startswith(b"data:"):
+            try:
+                self._data.append(line[5:].decode().removeprefix(" "))
+            except UnicodeDecodeError:
+                msg = "the stream holds bytes that are no UTF-8"
+                raise BadAnswer(msg) from None
+        elif line.startswith(b"event:"):
+            self._event = line[6:].decode("ascii", "replace").strip()
+
+    def _dispatch(self, pieces: list[str]) -> None:
+        data, event, self._data, self._event = "\n".join(self._data), self._event, [], ""
+        if not data or self.done:
+            return
+        if data.strip() == DONE:
+            self.done = True
+            return
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError):
+            body = {"error": data} if event == "error" else None
+        if not isinstance(body, dict):
+            msg = "the stream holds an event that is no JSON object"
+            raise BadAnswer(msg)
+        if event == "error" or body.get("error"):
+            raise StreamError(body)
+        self._chunk(body, pieces)
+
+    def _chunk(self, body: dict[str, Any], pieces: list[str]) -> None:
+        for name in ("id", "created", "model", "system_fingerprint"):
+            if name in body:
+                self._head.setdefault(name, body[name])
+        for name in ("usage", "timings", "stats"):
+            if body.get(name):
+                self._extra[name] = body[name]
+        choices = body.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            return
+        if isinstance(choices[0].get("finish_reason"), str):
+            self.finish_reason = choices[0]["finish_reason"]
+        delta = choices[0].get("delta") or choices[0].get("message")
+        if isinstance(delta, dict):
+            self._delta(delta, pieces)
+
+    def _delta(self, delta: dict[str, Any], pieces: list[str]) -> None:
+        text = text_of(delta.get("content"))
+        reasoning = reasoning_of(delta)
+        if text:
+            self._text.append(text)
+            pieces.append(text)
+        if reasoning:
+            self._reasoning.append(reasoning)
+        calls = tool_calls_of(delta)
+        for call in calls:
+            self._tool(call)
+        self.started = self.started or bool(text or reasoning or calls)
+
+    def _tool(self, fragment: dict[str, Any]) -> None:
+        index = fragment.get("index", len(self._tools))
+        whole = self._tools.setdefault(
+            index if isinstance(index, int) else 0,
+            {"id": None, "type": "function", "function": {"name": "", "arguments": ""}},
+        )
+        whole["id"] = fragment.get("id") or whole["id"]
+        function = fragment.get("function")
+        if isinstance(function, dict):
+            whole["function"]["name"] = text_of(function.get("name")) or whole["function"]["name"]
+            whole["function"]["arguments"] += text_of(function.get("arguments"))
+
+    def body(self) -> dict[str, Any]:
+        """Return the chat completion that the events add up to.
+
+        Raises:
+            BadAnswer: the stream ended before the server said that the answer is whole.
+        """
+        if not self.complete:
+            msg = "the stream ended before the answer was whole"
+            raise BadAnswer(msg)
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(self._text)}
+        if self._reasoning:
+            message["reasoning_content"] = "".join(self._reasoning)
+        message["tool_calls"] = [self._tools[index] for index in sorted(self._tools)]
+        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason}
+        return {**self._head, "object": "chat.completion", "choices": [choice], **self._extra}

@@ -1,0 +1,80 @@
+"""Marks of tests: which tests are LM tests, and what their ``llm`` marks say."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lmstudio import values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MARKER = "llm"
+DESCRIPTION = (
+    f"{MARKER}({', '.join(f'{name}=...' for name in values.MARKER)}): how the calls of this test are made "
+    "(times in seconds); tests that use lm, alm or reply have this mark by themselves"
+)
+FIXTURES = frozenset({"lm", "alm", "reply"})
+
+#: The checked keywords of a test's marks.
+OPTIONS = pytest.StashKey[dict[str, Any]]()
+
+
+def mark_items(items: Iterable[pytest.Item]) -> None:
+    """Mark the tests that use the model, and check all marks.
+
+    Raises:
+        ValueError: a mark is wrong; the text names the test.
+    """
+    for item in items:
+        uses_model = not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+        marked = item.get_closest_marker(MARKER)
+        if uses_model and marked is None:
+            item.add_marker(MARKER)
+        if marked is not None:
+            item.stash[OPTIONS] = _merged(item)
+
+
+def options_of(item: pytest.Item | None) -> Mapping[str, Any]:
+    """Return the checked keywords of a test's marks."""
+    return item.stash.get(OPTIONS, {}) if item is not None else {}
+
+
+def is_llm(item: pytest.Item) -> bool:
+    """Tell whether a test is an LM test."""
+    return item.get_closest_marker(MARKER) is not None
+
+
+def needs_server(item: pytest.Item) -> bool:
+    """Tell whether a test may make a call."""
+    return is_llm(item) or "lm_session" in getattr(item, "fixturenames", ())
+
+
+def _merged(item: pytest.Item) -> dict[str, Any]:
+    """Return the keywords of all marks of a test; the closest wins."""
+    merged: dict[str, Any] = {}
+    for mark in reversed(list(item.iter_markers(MARKER))):
+        if mark.args:
+            raise ValueError(_text(item, f"takes keywords only, got {values.quoted(mark.args[0])}"))
+        merged |= {name: _checked(item, name, value) for name, value in mark.kwargs.items()}
+    return merged
+
+
+def _checked(item: pytest.Item, name: str, value: object) -> Any:
+    if name not in values.MARKER:
+        near = difflib.get_close_matches(name, values.MARKER, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(_text(item, f"unknown keyword {name!r}; {hint}allowed: {', '.join(values.MARKER)}"))
+    try:
+        return values.MARKER[name](value)
+    except ValueError as error:
+        raise ValueError(
+            _text(item, f"{name}={values.quoted(value)}: {error}; allowed keywords: {', '.join(values.MARKER)}")
+        ) from None
+
+
+def _text(item: pytest.Item, problem: str) -> str:
+    return f"{item.nodeid}: @pytest.mark.{MARKER} {problem}"

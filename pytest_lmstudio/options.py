@@ -1,0 +1,213 @@
+"""The one table of settings: how each is spelled, read, checked and explained."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from pytest_lmstudio import values
+from pytest_lmstudio.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Source = Literal["command line", "environment", "ini", "recipe", "default"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting.
+
+    Attributes:
+        name: the field of `Settings`; command line and ini names derive from it.
+        env: the environment variable.
+        metavar: what the help shows as the value.
+        help: one line.
+        parse: turns text into the value, or raises `ValueError` with what was expected.
+        env_parse: the same for the environment, where the unit differs.
+    """
+
+    name: str
+    env: str
+    metavar: str
+    help: str
+    parse: Callable[[str], Any]
+    env_parse: Callable[[str], Any] | None = None
+
+    @property
+    def flag(self) -> str:
+        """Return the command line's name."""
+        return f"--lmstudio-{self.name.replace('_', '-')}"
+
+    @property
+    def ini(self) -> str:
+        """Return the ini file's name, which is also argparse's destination."""
+        return f"lmstudio_{self.name}"
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("url", "LMSTUDIO_URL", "URL", "Base URL of the server, or 'embedded' for a llama.cpp server of the run's own",
+           values.url),
+    Option("model", "LMSTUDIO_MODEL", "ID", "Model to ask; by default the one that is loaded", values.name),
+    Option("timeout", "LLM_REQUEST_TIMEOUT_MS", "SECONDS", "Hard limit of one attempt, or 'auto'",
+           values.timeout, values.timeout_ms),
+    Option("retries", "LLM_MAX_RETRIES", "N", "Retries after the first attempt", values.retries),
+    Option("backoff", "LLM_RETRY_BACKOFF_MS", "SECONDS", "Base of the exponential back-off",
+           values.backoff, values.backoff_ms),
+    Option("retry_strategy", "LLM_RETRY_STRATEGY", "NAME", "'exponential', 'decorrelated', or a name known to a hook",
+           values.name),
+    Option("concurrency", "EVAL_CONCURRENCY", "N", "Requests in flight at once over all processes; also the number of "
+           "xdist workers", values.positive),
+    Option("latency_threshold", "LLM_LATENCY_THRESHOLD_MS", "SECONDS", "Mean latency above which fewer requests are kept "
+           "in flight, or 'off'", values.threshold, values.threshold_ms),
+    Option("breaker", "LLM_BREAKER", "N:SECONDS", "Network errors in a row that pause all requests, and for how long, "
+           "or 'off'", values.breaker),
+    Option("cache", "LLM_CACHE", "MODE", "'readwrite', 'refresh', 'off' or 'offline'",
+           values.one_of("readwrite", "refresh", "off", "offline")),
+    Option("cache_size", "EVAL_CACHE_SIZE", "N", "Entries that the cache holds", values.positive),
+    Option("pipeline_version", "EVAL_PIPELINE_VERSION", "V", "Part of every cache key; change it when the evals change",
+           values.text),
+    Option("max_error_rate", "LLM_MAX_ERROR_RATE", "P", "Share of calls that may be lost, such as 5%% or 0.05",
+           values.rate),
+    Option("on_error", "LLM_ON_ERROR", "HOW", "'gate': lost calls count against --lmstudio-max-error-rate; 'fail': each "
+           "fails its test", values.one_of("gate", "fail")),
+    Option("stream", "LLM_STREAM", "", "Let answers travel as event streams (the default)", values.switch),
+    Option("recipe", "LLM_RECIPE", "NAME", "Preset: slow-model, fast-feedback, stress or noisy-network", values.recipe),
+    Option("wait", "LMSTUDIO_WAIT", "SECONDS", "How long to wait for a server that is still starting", values.wait),
+    Option("dir", "LMSTUDIO_DIR", "PATH", "Folder of cache and runs; by default .lmstudio under rootdir", values.folder),
+    Option("report", "LMSTUDIO_REPORT", "PATH", "Where a further copy of report.json goes", values.file),
+    Option("html", "LMSTUDIO_HTML", "PATH", "Where the report goes as one HTML page", values.file),
+)  # fmt: skip
+
+TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The settings, and where each that is not a default came from."""
+
+    settings: Settings
+    sources: Mapping[str, Source]
+
+    @property
+    def wants_workers(self) -> bool:
+        """Tell whether the user asked for something that implies xdist workers."""
+        concurrency = self.sources.get("concurrency", "default")
+        return concurrency in {"command line", "environment", "ini"} or self.sources.get("url") == "command line"
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register every setting as a command line option and as an ini value."""
+    group = parser.getgroup("lmstudio", "evals against a local model server (pytest-lmstudio)")
+    for option in OPTIONS:
+        if option.name == "stream":
+            group.addoption(option.flag, dest=option.ini, action="store_const", const="on", help=option.help)
+            group.addoption(
+                "--no-lmstudio-stream", dest=option.ini, action="store_const", const="off", help="Let answers travel whole"
+            )
+        else:
+            group.addoption(option.flag, dest=option.ini, metavar=option.metavar, help=option.help)
+        parser.addini(option.ini, f"{option.help.replace('%%', '%')} (as {option.flag})", default=None)
+
+
+def resolve(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> Resolved:
+    """Return all settings by the order command line, environment, ini, recipe, default.
+
+    Raises:
+        pytest.UsageError: a value is wrong; one line with the value and where it came from.
+    """
+    given: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    for option in OPTIONS:
+        found = _find(option, config, environ)
+        if found is not None:
+            given[option.name], sources[option.name] = found
+    for name, value in values.RECIPES.get(given.get("recipe", ""), {}).items():
+        if name not in given:
+            given[name], sources[name] = value, "recipe"
+    _check_token(environ)
+    _settle_paths(given, sources, config)
+    return Resolved(Settings(**given), sources)
+
+
+def _find(option: Option, config: pytest.Config, environ: Mapping[str, str]) -> tuple[Any, Source] | None:
+    on_command_line = config.getoption(option.ini, None)
+    if on_command_line is not None:
+        return _read(option.parse, str(on_command_line), option.flag, "command line"), "command line"
+    in_environment = environ.get(option.env, "")
+    if in_environment:
+        return _read(option.env_parse or option.parse, in_environment, option.env, "environment"), "environment"
+    in_ini = _ini_text(config, option.ini)
+    if in_ini is not None:
+        where = config.inipath.name if config.inipath else "ini"
+        return _read(option.parse, in_ini, option.ini, where), "ini"
+    return None
+
+
+def _ini_text(config: pytest.Config, name: str) -> str | None:
+    """Return an ini value as text; a TOML file may hold it as a number, which some versions of pytest hand over as it is."""
+    value = config.getini(name)
+    if value is None or value == "":
+        return None
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read(parse: Callable[[str], Any], text: str, name: str, where: str) -> Any:
+    try:
+        return parse(text.strip())
+    except ValueError as error:
+        msg = f"{name}={values.quoted(text)} ({where}): {error}"
+        raise pytest.UsageError(msg) from None
+
+
+def _check_token(environ: Mapping[str, str]) -> None:
+    for name in TOKEN_VARIABLES:
+        if not values.is_header_safe(environ.get(name, "").strip()):
+            msg = f"{name} (environment): the token holds characters that no HTTP header can carry; set it again"
+            raise pytest.UsageError(msg)
+
+
+def token(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the API token, or None; it is read where it is used and kept out of `Settings`."""
+    for name in TOKEN_VARIABLES:
+        if environ.get(name, "").strip():
+            return environ[name].strip()
+    return None
+
+
+def _settle_paths(given: dict[str, Any], sources: Mapping[str, Source], config: pytest.Config) -> None:
+    """Make paths absolute: an ini value is relative to the ini file, the others to where pytest was started."""
+    given.setdefault("dir", ".lmstudio")
+    for name in ("dir", "report", "html"):
+        if name not in given:
+            continue
+        from_root = sources.get(name, "default") in {"default", "ini"}
+        home = config.rootpath if from_root else config.invocation_params.dir
+        path = Path(home, given[name])
+        if path.exists() and path.is_dir() is not (name == "dir"):
+            wanted = "a folder" if name == "dir" else "a file"
+            msg = f"--lmstudio-{name}={values.quoted(str(path))} ({sources.get(name, 'default')}): expected {wanted}"
+            raise pytest.UsageError(msg)
+        given[name] = str(path)
+
+
+def header_lines(resolved: Resolved, default_dir: Path) -> list[str]:
+    """Return the settings that differ from their defaults, as lines for pytest's header."""
+    default = Settings(dir=str(default_dir))
+    parts = []
+    for option in OPTIONS:
+        value = getattr(resolved.settings, option.name)
+        if value != getattr(default, option.name):
+            source = resolved.sources.get(option.name, "default")
+            parts.append(f"{option.name}={values.shown(option.name, value)} ({_spelled(option, source)})")
+    parts += [f"{name}={value} (recipe)" for name, value in resolved.settings.params]
+    return [f"lmstudio: {', '.join(parts)}"] if parts else []
+
+
+def _spelled(option: Option, source: Source) -> str:
+    names = {"command line": option.flag, "environment": option.env, "ini": option.ini}
+    return names.get(source, source)

@@ -1,0 +1,1 @@
+"""What happened: events as they come, and what follows from them. Pure, but for writing events."""

@@ -1,0 +1,194 @@
+"""Events folded into calls and attempts, each counted once however the log was torn."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_lmstudio.errors import KINDS, ErrorKind
+from pytest_lmstudio.record.events import seconds_of
+from pytest_lmstudio.record.facts import AttemptFacts, CallError, CallFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pytest_lmstudio.record.events import Event
+    from pytest_lmstudio.record.facts import CallOutcome
+
+_ENDS = {"gen_success": "ok", "gen_error": "failed", "gen_abandoned": "abandoned"}
+_LOST = CallError("cancelled", "network", "the process that made the call died or was interrupted")
+
+
+@dataclass(slots=True)
+class _Attempt:
+    request: Event = field(default_factory=dict)
+    result: Event = field(default_factory=dict)
+    in_flight: int = 0
+
+
+@dataclass(slots=True)
+class _Call:
+    events: list[Event] = field(default_factory=list)
+    attempts: defaultdict[int, _Attempt] = field(default_factory=lambda: defaultdict(_Attempt))
+    errors: list[Event] = field(default_factory=list)
+
+
+def number(value: object) -> float | None:
+    """Return a finite number as a float, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def calls_of(events: Sequence[Event]) -> tuple[CallFacts, ...]:
+    """Return the calls of a log in the order in which they were first heard of."""
+    gathered = _gather(events)
+    attempts = [attempt for call in gathered.values() for attempt in call.attempts.values() if attempt.request]
+    _count_in_flight(attempts, events)
+    return tuple(_facts(call_id, call) for call_id, call in gathered.items())
+
+
+def peak_in_flight(calls: Iterable[CallFacts]) -> int:
+    """Return the most requests that were in flight at once."""
+    return max((attempt.in_flight for call in calls for attempt in call.attempts), default=0)
+
+
+def _gather(events: Iterable[Event]) -> dict[str, _Call]:
+    calls: defaultdict[str, _Call] = defaultdict(_Call)
+    for event in events:
+        call_id, name = event.get("call_id"), event["event"]
+        if isinstance(call_id, str) and (name in _ENDS or name in {"gen_request", "gen_cached"}):
+            calls[call_id].events.append(event)
+            _note(calls[call_id], event, _attempt_number(event))
+    return dict(calls)
+
+
+def _note(call: _Call, event: Event, attempt: int) -> None:
+    """Put an event in its place; the first one wins, should a log hold it twice."""
+    name = event["event"]
+    if name == "gen_request":
+        call.attempts[attempt].request = call.attempts[attempt].request or event
+    elif name == "gen_error" and attempt == 0:
+        call.errors.append(event)
+    elif name in _ENDS and attempt > 0:
+        call.attempts[attempt].result = call.attempts[attempt].result or event
+
+
+def _attempt_number(event: Event) -> int:
+    """Return the attempt that an event is about; only errors and abandoned calls may have none, which is 0."""
+    least = 0 if event["event"] in {"gen_error", "gen_abandoned"} else 1
+    found = number(event.get("attempt"))
+    return 1 if found is None else max(int(found), least)
+
+
+def _count_in_flight(attempts: Iterable[_Attempt], events: Sequence[Event]) -> None:
+    """Set on each attempt how many requests were in flight once it began.
+
+    An attempt lasts from its request for its latency: the line that tells its end is written later, when its place may
+    already be another's. Times are whole ms, and at the same ms ends come first.
+    """
+    at_once = 0
+    for _, _, step, attempt in sorted(_edges(attempts, events), key=lambda edge: edge[:2]):
+        at_once += step
+        if step > 0:
+            attempt.in_flight = at_once
+
+
+def _edges(attempts: Iterable[_Attempt], events: Sequence[Event]) -> Iterator[tuple[int, int, int, _Attempt]]:
+    """Yield ms, order, +1 or -1; an attempt without an end is over when the last is heard of its process."""
+    order = {id(event): place for place, event in enumerate(events)}
+    last = {event.get("worker"): event for event in events}
+    for attempt in attempts:
+        start_s = seconds_of(attempt.request["ts"])
+        if start_s is None:
+            continue
+        start_ms, place = round(start_s * 1000), 2 * order[id(attempt.request)]
+        end_ms = max(start_ms, _end_ms(attempt, start_ms, last[attempt.request.get("worker")]))
+        yield start_ms, place, 1, attempt
+        yield end_ms, place + 1 if end_ms == start_ms else -1, -1, attempt
+
+
+def _end_ms(attempt: _Attempt, start_ms: int, last: Event) -> int:
+    told_s = seconds_of((attempt.result or last)["ts"])
+    told_ms = start_ms if told_s is None else round(told_s * 1000)
+    latency_ms = number(attempt.result.get("latency_ms"))
+    return told_ms if latency_ms is None else min(told_ms, start_ms + int(latency_ms))
+
+
+def _facts(call_id: str, call: _Call) -> CallFacts:
+    attempts = tuple(_attempt_facts(n, attempt) for n, attempt in sorted(call.attempts.items()))
+    errors = tuple(CallError(*_kind_of(event), str(event.get("message", ""))) for event in call.errors)
+    outcome = _outcome(call, attempts)
+    if outcome == "failed" and _unfinished(call, attempts):
+        errors = (*errors, _LOST)
+    lengths = [int(chars) for event in call.events if (chars := number(event.get("prompt_chars"))) is not None]
+    return CallFacts(
+        call_id=call_id,
+        outcome=outcome,
+        model=_first_text(call.events, "model") or "unknown",
+        nodeid=_first_text(call.events, "nodeid"),
+        prompt_chars=lengths[0] if lengths else None,
+        attempts=attempts,
+        errors=errors,
+    )
+
+
+def _outcome(call: _Call, attempts: Sequence[AttemptFacts]) -> CallOutcome:
+    names = {event["event"] for event in call.events}
+    if any(attempt.outcome == "ok" for attempt in attempts):
+        return "ok"
+    if "gen_abandoned" in names:
+        return "abandoned"
+    if "gen_cached" in names:
+        source = _first_text([event for event in call.events if event["event"] == "gen_cached"], "source")
+        return "coalesced" if source == "coalesced" else "cached"
+    return "failed"
+
+
+def _unfinished(call: _Call, attempts: Sequence[AttemptFacts]) -> bool:
+    """Tell whether the last word of a call was a retry that never came: its process died in the back-off."""
+    last = next((event for event in reversed(call.events) if event["event"] != "gen_request"), None)
+    if last is None or (attempts and attempts[-1].outcome == "lost"):
+        return False
+    return last["event"] == "gen_error" and last.get("retry_in_ms") is not None
+
+
+def _attempt_facts(n: int, attempt: _Attempt) -> AttemptFacts:
+    request, result = attempt.request, attempt.result
+    outcome = _ENDS[result["event"]] if result else "lost"
+    kind, category = (None, None)
+    if outcome == "failed":
+        kind, category = _kind_of(result)
+    elif outcome == "lost":
+        kind, category = _LOST.kind, _LOST.category
+    return AttemptFacts(
+        number=n,
+        outcome=outcome,  # type: ignore[arg-type]  # the words of _ENDS, and lost
+        kind=kind,
+        category=category,
+        phase=result.get("phase") if outcome == "failed" else None,
+        start_s=seconds_of(request["ts"]) if request else None,
+        latency_ms=number(result.get("latency_ms")),
+        timeout_ms=number(request.get("timeout_ms")),
+        in_flight=attempt.in_flight,
+        request=request,
+        result=result,
+    )
+
+
+def _kind_of(event: Event) -> tuple[str, str]:
+    """Return kind and category of an error, also of one that a later version wrote."""
+    kind = str(event.get("error_kind") or "unknown")
+    category = event.get("error_category")
+    if not isinstance(category, str):
+        category = KINDS[ErrorKind(kind)].category if kind in set(ErrorKind) else "other"
+    return kind, category
+
+
+def _first_text(events: Iterable[dict[str, Any]], key: str) -> str:
+    return next((found for event in events if isinstance(found := event.get(key), str) and found), "")

@@ -1,0 +1,1 @@
+"""The record, shown: one report in, one format out."""

@@ -1,0 +1,85 @@
+"""The section of a failed test: each call it made, with prompt, reply, attempts and errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_lmstudio.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_lmstudio.records import Attempt, Call
+
+TITLE = "LM Studio calls"
+_MOST_CALLS = 20
+_TEXT_CHARS = 2000
+
+
+def render(calls: Iterable[Call]) -> str:
+    """Return the section's text; model output in it is free of control characters."""
+    known = list(calls)
+    blocks = [
+        "\n".join(_call(n, call)) for n, call in enumerate(known[-_MOST_CALLS:], max(1, len(known) - _MOST_CALLS + 1))
+    ]
+    if len(known) > _MOST_CALLS:
+        blocks.insert(0, f"(the last {_MOST_CALLS} of {len(known)} calls)")
+    return "\n".join(blocks)
+
+
+def _call(number: int, call: Call) -> Iterator[str]:
+    yield f"call {number}: {printable(call.request.model or '(no model)', limit=100)}, {_outcome(call)}"
+    for message in call.request.body.get("messages", ()):
+        yield from _labelled(str(message.get("role")), _content(message.get("content")))
+    for text in call.request.body.get("input", ())[:3]:
+        yield from _labelled("input", text)
+    for attempt in call.attempts:
+        yield f"  attempt {attempt.number}: {_attempt(attempt)}"
+    if call.reply is not None:
+        if call.reply.reasoning:
+            yield from _labelled("reasoning", call.reply.reasoning)
+        if call.reply.tool_calls:
+            yield from _labelled("tool calls", str(list(call.reply.tool_calls)))
+        if call.request.endpoint == "chat":
+            yield from _labelled("reply", call.reply.text)
+    elif call.error is not None:
+        yield from _labelled("error", str(call.error))
+
+
+def _outcome(call: Call) -> str:
+    if call.reply is None:
+        return f"failed: {call.error.kind if call.error else 'no answer'}"
+    if call.reply.cached:
+        return "cached"
+    finish = f", finish_reason {printable(call.reply.finish_reason, limit=40)}" if call.reply.finish_reason else ""
+    return f"answered in {call.reply.latency_ms:.0f} ms{finish}"
+
+
+def _attempt(attempt: Attempt) -> str:
+    waited = f" after waiting {attempt.waited_ms:.0f} ms" if attempt.waited_ms >= 1 else ""
+    if attempt.kind is None:
+        return f"answered in {attempt.latency_ms:.0f} ms{waited}"
+    return f"{attempt.kind} ({attempt.phase}) after {attempt.latency_ms:.0f} ms{waited}: {attempt.message}"
+
+
+def _labelled(label: str, text: str) -> Iterator[str]:
+    shown = [printable(line, limit=_TEXT_CHARS) for line in text[:_TEXT_CHARS].splitlines() or [""]]
+    if len(text) > _TEXT_CHARS:
+        shown.append(f"... ({len(text) - _TEXT_CHARS} more characters)")
+    yield f"  {printable(label, limit=20)}: {shown[0]}"
+    for line in shown[1:]:
+        yield f"    {line}"
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return " ".join(_part(part) for part in content)
+    return "" if content is None else str(content)
+
+
+def _part(part: Any) -> str:
+    if not isinstance(part, dict):
+        return str(part)
+    return str(part.get("text", f"({part.get('type', 'part')})"))

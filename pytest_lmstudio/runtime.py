@@ -1,0 +1,300 @@
+"""What one process of a run opens at its first call, and closes at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_lmstudio.engine.attempt import Transport
+from pytest_lmstudio.engine.breaker import Breaker, BreakerState
+from pytest_lmstudio.engine.cache import AnswerCache, next_run
+from pytest_lmstudio.engine.call import Engine
+from pytest_lmstudio.engine.coalesce import Coalescer
+from pytest_lmstudio.engine.loop import Loop
+from pytest_lmstudio.engine.shared import Shared
+from pytest_lmstudio.engine.slots import Slots
+from pytest_lmstudio.engine.timeouts import Timeouts
+from pytest_lmstudio.record.events import EventWriter
+from pytest_lmstudio.server.preflight import Preflight
+from pytest_lmstudio.text import printable, redact
+
+if TYPE_CHECKING:
+    from pytest_lmstudio.engine.retry import RetryStrategy
+    from pytest_lmstudio.records import Endpoint
+    from pytest_lmstudio.settings import Settings
+
+#: Runs kept under ``runs/``.
+KEPT_RUNS = 20
+#: A run without a report that was written to this recently may be in progress.
+_IN_PROGRESS_S = 86_400.0
+#: How long calls in flight may take to end when the run is interrupted.
+DRAIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this process is within its run.
+
+    Attributes:
+        run_id: the run; a folder's name.
+        worker: ``main``, or the xdist worker's name.
+        number: 0 for the first worker, 1 for the next.
+        shared_dir: the folder that the run's processes share, None when there is only this one.
+        plugin_version: as installed.
+    """
+
+    run_id: str
+    worker: str
+    number: int
+    shared_dir: str | None
+    plugin_version: str
+
+
+class Runtime:
+    """Everything a process needs to make calls; each part is opened when it is first used.
+
+    Args:
+        settings: resolved, with the real URL.
+        identity: who this process is.
+        token: the API token, or None.
+        strategy: the back-off.
+        fixed_model: the model of a server of our own, or None.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        *,
+        token: str | None,
+        strategy: RetryStrategy,
+        fixed_model: str | None,
+    ) -> None:
+        self.settings = settings
+        self.identity = identity
+        self._token = token
+        self._strategy = strategy
+        self._fixed_model = fixed_model
+        self._problems: set[str] = set()
+        self._models: dict[str, str] = {}
+
+    @cached_property
+    def shared(self) -> Shared:
+        """Return what the run's processes share."""
+        folder = Path(self.identity.shared_dir) if self.identity.shared_dir else None
+        return Shared(folder, self.settings.concurrency)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Return the run's folder; the first process that asks makes it and opens the run."""
+        folder = Path(self.settings.dir, "runs", self.identity.run_id)
+        self.shared.once_blocking("open", lambda: self._open(folder))
+        return folder
+
+    @cached_property
+    def events(self) -> EventWriter:
+        """Return the log."""
+        return self._writer(self.folder)
+
+    @cached_property
+    def cache(self) -> AnswerCache | None:
+        """Return the answers on disk, or None when the cache is off."""
+        if self.settings.cache == "off":
+            return None
+        events, folder = self.events, Path(self.settings.dir, "cache")
+        with self.shared.alone("cache"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            number = self.shared.once_blocking("cache-run", lambda: {"number": next_run(folder)})["number"]
+            return AnswerCache(
+                folder,
+                size=self.settings.cache_size,
+                run=number,
+                on_problem=lambda problem: self._note(events, problem),
+            )
+
+    @cached_property
+    def loop(self) -> Loop:
+        """Return the engine's event loop."""
+        return Loop()
+
+    @cached_property
+    def transport(self) -> Transport:
+        """Return the connections to the server."""
+        return Transport(self.settings.url, self._token)
+
+    @cached_property
+    def preflight(self) -> Preflight:
+        """Return the look at the server."""
+        return Preflight(
+            self.transport,
+            self.shared,
+            wait_s=self.settings.wait,
+            log=self.events.write,
+            clean=lambda text: printable(redact(text, self.secrets), limit=500),
+        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Return what calls go through."""
+        settings = self.settings
+        default_s = settings.timeout if isinstance(settings.timeout, float) else 45.0
+        return Engine(
+            transport=self.transport,
+            slots=Slots(self.shared, settings.concurrency, self.identity.number % settings.concurrency),
+            breaker=Breaker(self.shared, settings.breaker, self._breaker_changed),
+            coalescer=Coalescer(self.shared),
+            cache=self.cache,
+            writer=self._store_thread,
+            events=self.events,
+            strategy=self._strategy,
+            timeouts=Timeouts(default_s),
+            ready=self.preflight.ready,
+            model_back=self.preflight.model_back,
+            secrets=self.secrets,
+        )
+
+    @cached_property
+    def _store_thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix="lmstudio-cache")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Return the texts that may never be shown."""
+        return (self._token,) if self._token else ()
+
+    @property
+    def opened(self) -> bool:
+        """Tell whether this process made a call."""
+        return "events" in self.__dict__
+
+    def known_model(self, endpoint: Endpoint) -> str | None:
+        """Return the model to ask when the call names none, as far as it is known without asking the server."""
+        if self._fixed_model is not None:
+            return self._fixed_model
+        if endpoint == "chat" and self.settings.model is not None:
+            return self.settings.model
+        return self._models.get(endpoint)
+
+    def remembered_model(self, endpoint: Endpoint) -> str | None:
+        """Return the model that was last resolved for this URL, by any run."""
+        name = _read_models(self._models_path).get(self.settings.url, {}).get(endpoint)
+        return name if isinstance(name, str) and name.isprintable() and name else None
+
+    def remember_model(self, endpoint: Endpoint, model: str) -> None:
+        """Keep the model that was resolved, for this run, and for times when the server cannot be asked."""
+        self._models[endpoint] = model
+        with self.shared.alone("models"), suppress(OSError):
+            known = _read_models(self._models_path)
+            if known.get(self.settings.url, {}).get(endpoint) != model:
+                known.setdefault(self.settings.url, {})[endpoint] = model
+                _replace(self._models_path, json.dumps(known, indent=1, sort_keys=True))
+
+    @property
+    def _models_path(self) -> Path:
+        return Path(self.settings.dir, "models.json")
+
+    def close(self, *, interrupted: bool = False) -> None:
+        """End the calls in flight, and close all that was opened.
+
+        Args:
+            interrupted: give calls in flight 5 s to end, and count those that do not as lost.
+        """
+        opened = self.__dict__
+        if "loop" in opened and self.loop.usable:
+            if "engine" in opened:
+                self.engine.interrupted = interrupted
+            self.loop.finish(DRAIN_S if interrupted else 0.0)
+            if "transport" in opened:
+                self.loop.run(self.transport.close())
+            self.loop.close()
+        if "_store_thread" in opened:
+            self._store_thread.shutdown()
+        if opened.get("cache") is not None:
+            opened["cache"].close()
+        if "events" in opened:
+            self.events.close()
+        if "shared" in opened:
+            self.shared.close()
+
+    def _open(self, folder: Path) -> dict[str, Any]:
+        home = Path(self.settings.dir)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ignore = home / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="ascii")
+        folder.mkdir(parents=True, exist_ok=True)
+        prune(folder.parent, keep=folder.name)
+        with self._writer(folder) as events:
+            events.write(
+                "run_start",
+                plugin_version=self.identity.plugin_version,
+                url=self.settings.url,
+                settings=self.settings.as_dict(),
+            )
+        _replace(folder.parent / "latest", f"{folder.name}\n")
+        return {"opened": True}
+
+    def _writer(self, folder: Path) -> EventWriter:
+        common = {
+            "run_id": self.identity.run_id,
+            "worker": self.identity.worker,
+            "pipeline_version": self.settings.pipeline_version,
+        }
+        return EventWriter(folder / "events.jsonl", common)
+
+    def _breaker_changed(self, before: BreakerState, after: BreakerState) -> None:
+        if after.phase == 0:
+            self.events.write("breaker_closed", paused_s=round(after.paused_s - before.paused_s, 3))
+        else:
+            pause_s = self.settings.breaker.pause_s if self.settings.breaker else 0.0
+            self.events.write(
+                "breaker_open",
+                failures=after.failures,
+                pauses=after.pauses,
+                pause_s=pause_s,
+                gave_up=after.phase == 3,  # noqa: PLR2004  # BreakerState.phase
+            )
+
+    def _note(self, events: EventWriter, problem: str) -> None:
+        if problem not in self._problems:
+            self._problems.add(problem)
+            events.write("note", message=printable(problem, limit=500))
+
+
+def prune(runs: Path, *, keep: str) -> None:
+    """Delete all but the newest runs; one in progress stays."""
+    folders = sorted((entry for entry in runs.iterdir() if entry.is_dir() and not entry.is_symlink()), key=lambda f: f.name)
+    for folder in folders[: -KEPT_RUNS or None]:
+        if folder.name != keep and not _in_progress(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_progress(folder: Path) -> bool:
+    try:
+        written_s = (folder / "events.jsonl").stat().st_mtime
+    except OSError:
+        return False
+    return not (folder / "report.json").exists() and time.time() - written_s < _IN_PROGRESS_S
+
+
+def _read_models(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {url: names for url, names in known.items() if isinstance(names, dict)} if isinstance(known, dict) else {}
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,82 @@
+"""Answers that follow a JSON schema. The only module that knows jsonschema."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from pytest_lmstudio.errors import LMSchemaError
+from pytest_lmstudio.text import printable
+
+if TYPE_CHECKING:
+    from pytest_lmstudio.reply import Reply
+
+_FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
+_MESSAGE_CHARS = 300
+
+
+def check_schema(schema: object) -> None:
+    """Look a schema over before it is sent.
+
+    Raises:
+        ValueError: it is no JSON schema.
+    """
+    if not isinstance(schema, dict):
+        msg = f"a schema is a dict, got {type(schema).__name__}"
+        raise ValueError(msg)  # noqa: TRY004  # one kind of error for every wrong schema
+    try:
+        validator_for(schema, default=Draft202012Validator).check_schema(schema)
+    except SchemaError as error:
+        msg = f"this is no JSON schema: {error.message} (at {_place(error)})"
+        raise ValueError(msg) from None
+
+
+def response_format(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the request parameter that asks for a schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+
+
+def parse(reply: Reply, schema: dict[str, Any]) -> Any:
+    """Return the object that a reply's text holds.
+
+    Raises:
+        LMSchemaError: the text is no JSON, or breaks the schema; it names place and rule.
+    """
+    text = _FENCE.sub(r"\1", reply.text.strip())
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        msg = f"the answer is no JSON: {printable(str(error), limit=_MESSAGE_CHARS)}{_cut(reply)}"
+        raise LMSchemaError(msg, reply) from None
+    # An empty registry: a schema with a reference to the network must not fetch it.
+    validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
+    try:
+        error = best_match(validator.iter_errors(found))
+    except Unresolvable as missing:
+        msg = f"the schema refers to {printable(missing.ref, limit=100)}, which it does not hold"
+        raise ValueError(msg) from None
+    if error is not None:
+        raise LMSchemaError(_broken(error) + _cut(reply), reply)
+    return found
+
+
+def _broken(error: ValidationError) -> str:
+    rule = "/".join(map(str, error.absolute_schema_path))
+    return (
+        f"the answer breaks its schema at {_place(error)}: {printable(error.message, limit=_MESSAGE_CHARS)} (rule {rule})"
+    )
+
+
+def _place(error: ValidationError | SchemaError) -> str:
+    return printable(error.json_path, limit=200)
+
+
+def _cut(reply: Reply) -> str:
+    return "; the answer was cut by max_tokens (finish_reason length): raise it" if reply.finish_reason == "length" else ""

@@ -1,0 +1,342 @@
+"""The state of a run in one process: what it opens, what it gathers, and how it is closed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lmstudio import marks, options, outcome, xdist
+from pytest_lmstudio.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_lmstudio.caller import Scope
+    from pytest_lmstudio.client import LM, AsyncLM
+    from pytest_lmstudio.engine.retry import RetryStrategy
+    from pytest_lmstudio.report.terminal import Line
+    from pytest_lmstudio.runtime import Runtime
+    from pytest_lmstudio.server.embedded import EmbeddedModel, EmbeddedServer
+
+EMBEDDED = "embedded"
+
+
+class Run:
+    """One process's part of a run: controller, worker, or both in one."""
+
+    def __init__(self, config: pytest.Config, resolved: options.Resolved) -> None:
+        self.config = config
+        self.resolved = resolved
+        self.settings = resolved.settings
+        sent = xdist.worker_input(config)
+        self.received: dict[str, Any] | None = (sent or {}).get("lmstudio")
+        self.worker: str = sent["workerid"] if sent else "main"
+        self.run_id: str = self.received["run_id"] if self.received else _new_run_id()
+        self.starts_workers = False
+        self.started_s = time.time()
+        self.scope: Any = None
+        self.outcomes: dict[str, set[str]] = {}
+        self.llm_tests: set[str] = set()
+        self.workers_crashed = 0
+        self.interrupted = False
+        self.server: EmbeddedServer | None = None
+        self.report: dict[str, Any] | None = None
+        self._embedded_model: EmbeddedModel | None = None
+        self._temporary: str | None = None
+
+    # Before the tests.
+
+    @property
+    def is_worker(self) -> bool:
+        """Tell whether a controller reads what this process writes."""
+        return self.received is not None
+
+    @property
+    def uses_embedded(self) -> bool:
+        """Tell whether the run has a server of its own."""
+        return self.settings.url == EMBEDDED and self.settings.cache != "offline"
+
+    def check(self) -> None:
+        """Look for mistakes that only the conftests, or the installed packages, can tell.
+
+        Raises:
+            pytest.UsageError: there is one.
+        """
+        if self.strategy is None:
+            name = self.settings.retry_strategy
+            msg = f"retry_strategy={name!r}: expected 'exponential', 'decorrelated', or a name that a hook knows"
+            raise pytest.UsageError(msg)
+        if self.uses_embedded and not self.is_worker:
+            from pytest_lmstudio.server.embedded import EmbeddedError, find_model
+
+            try:
+                self._embedded_model = find_model(os.environ)
+            except EmbeddedError as error:
+                raise pytest.UsageError(str(error)) from None
+
+    @cached_property
+    def strategy(self) -> RetryStrategy | None:
+        """Return the back-off, None when nobody knows its name."""
+        from pytest_lmstudio.engine.retry import STRATEGIES
+
+        name = self.settings.retry_strategy
+        known = STRATEGIES.get(name)
+        return known or self.config.hook.pytest_lmstudio_retry_strategy(name=name)
+
+    def header(self) -> list[str]:
+        """Return the lines of pytest's header: what differs from the defaults."""
+        lines = options.header_lines(self.resolved, self.config.rootpath / ".lmstudio")
+        if self.starts_workers:
+            why = "--lmstudio-url" if "concurrency" not in self.resolved.sources else "the concurrency given"
+            lines.append(
+                f"lmstudio: {self.settings.concurrency} xdist workers, because of {why} (-n0 runs all in this process)"
+            )
+        return lines
+
+    def start_server(self, say: Any) -> None:
+        """Start the embedded server, if the run uses one and has not got it."""
+        if self._embedded_model is None or self.server is not None:
+            return
+        from pytest_lmstudio.server.embedded import EmbeddedError, EmbeddedServer
+
+        start_s = time.monotonic()
+        try:
+            self.server = EmbeddedServer.start(
+                self._embedded_model,
+                parallel=self.settings.concurrency,
+                log_path=Path(self.temporary_folder(), "embedded.log"),
+            )
+        except EmbeddedError as error:
+            raise pytest.UsageError(str(error)) from None
+        took_s = time.monotonic() - start_s
+        say(f"lmstudio: embedded server with {self.server.model} ready at {self.server.url} after {took_s:.1f} s")
+
+    def temporary_folder(self) -> str:
+        """Return a folder on a local disk for this run alone."""
+        if self._temporary is None:
+            self._temporary = tempfile.mkdtemp(prefix="pytest-lmstudio-")
+        return self._temporary
+
+    def for_worker(self) -> dict[str, Any]:
+        """Return what a worker must know; plain data, and no secret."""
+        return {
+            "run_id": self.run_id,
+            "shared_dir": self.temporary_folder(),
+            "settings": self.real_settings().as_dict(),
+            "fixed_model": self.fixed_model(),
+        }
+
+    def real_settings(self) -> Settings:
+        """Return the settings with the URL of the embedded server in its place."""
+        return replace(self.settings, url=self.server.url) if self.server else self.settings
+
+    def fixed_model(self) -> str | None:
+        """Return the model of a server of our own."""
+        if self.settings.url != EMBEDDED:
+            return None
+        from pytest_lmstudio.server import embedded
+
+        if self.server is not None:
+            return self.server.model
+        named = os.environ.get(embedded.MODEL_VARIABLE)
+        return Path(named).stem if named else embedded.DEFAULT_MODEL
+
+    # While tests run.
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """Return what this process opens for its calls."""
+        from pytest_lmstudio.runtime import Identity, Runtime
+
+        received = self.received or {}
+        number = int("".join(filter(str.isdigit, self.worker)) or 0)
+        version = plugin_version()
+        identity = Identity(self.run_id, self.worker, number, received.get("shared_dir"), version)
+        return Runtime(
+            Settings.from_dict(received["settings"]) if received else self.real_settings(),
+            identity,
+            token=options.token(),
+            strategy=self.strategy,  # type: ignore[arg-type]  # check() has seen to it
+            fixed_model=received["fixed_model"] if received else self.fixed_model(),
+        )
+
+    def new_scope(self, nodeid: str) -> Scope:
+        """Book what comes to a test."""
+        from pytest_lmstudio.caller import Scope
+
+        self.scope = Scope(nodeid)
+        return self.scope
+
+    def client(self, item: pytest.Item | None) -> LM:
+        """Return a client for a test, or (None) for whichever test is being set up."""
+        from pytest_lmstudio.client import LM
+
+        return LM(self._caller(item))
+
+    def async_client(self, item: pytest.Item) -> AsyncLM:
+        """Return a client for an async test."""
+        from pytest_lmstudio.client import AsyncLM
+
+        return AsyncLM(self._caller(item))
+
+    def _caller(self, item: pytest.Item | None) -> Any:
+        from pytest_lmstudio.caller import Caller
+
+        if item is None:
+            return Caller(self.runtime, lambda: self.scope or self.new_scope(""), {})
+        if self.scope is None or self.scope.nodeid != item.nodeid:
+            self.new_scope(item.nodeid)
+        scope = self.scope
+        return Caller(self.runtime, lambda: scope, marks.options_of(item))
+
+    def mark_report(self, report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        """Put our facts, and the calls of a failed test, on its report."""
+        error = call.excinfo.value if call.excinfo else None
+        gate = self.settings.on_error == "gate"
+        outcome.mark_report(report, item, error, llm=marks.is_llm(item), gate=gate)
+        if report.outcome != "passed" and self.scope is not None and self.scope.nodeid == item.nodeid and self.scope.calls:
+            from pytest_lmstudio.report import section
+
+            report.sections.append((section.TITLE, section.render(self.scope.calls)))
+
+    def note_report(self, report: pytest.TestReport) -> None:
+        """Count the outcome of a test."""
+        word = outcome.word_of(report)
+        if word is not None:
+            self.outcomes.setdefault(report.nodeid, set()).add(word)
+            if outcome.facts_of(report).get("llm") and word != "skipped":
+                self.llm_tests.add(report.nodeid)
+
+    def lost_tests(self) -> list[str]:
+        """Return the tests that were lost and did not fail otherwise."""
+        return [n for n, words in self.outcomes.items() if "lm_error" in words and not words & {"failed", "error"}]
+
+    # After the tests.
+
+    def close_calls(self) -> None:
+        """End the calls of this process."""
+        if "runtime" in self.__dict__:
+            self.runtime.close(interrupted=self.interrupted)
+
+    @property
+    def folder(self) -> Path:
+        """Return where this run writes."""
+        return Path(self.settings.dir, "runs", self.run_id)
+
+    def judge(self, exit_status: int | None) -> dict[str, Any] | None:
+        """Return the report as of now, None when the run made no call."""
+        if not (self.folder / "events.jsonl").exists():
+            return None
+        from pytest_lmstudio.engine.cache import count
+        from pytest_lmstudio.record.build import RunFacts, build_report
+        from pytest_lmstudio.record.events import iso_of, read_events
+        from pytest_lmstudio.record.stats import tally
+
+        log = read_events(self.folder / "events.jsonl")
+        facts = RunFacts(
+            run_id=self.run_id,
+            started_at=iso_of(self.started_s),
+            duration_s=round(time.time() - self.started_s, 3),
+            pipeline_version=self.settings.pipeline_version,
+            plugin_version=plugin_version(),
+            exit_status=exit_status,
+            settings=self.real_settings(),
+            outcomes=tally(self.outcomes),
+            llm_tests=len(self.llm_tests),
+            llm_tests_lost=len(self.llm_tests.intersection(self.lost_tests())),
+            workers_crashed=self.workers_crashed,
+            interrupted=self.interrupted,
+            cache_entries=None if self.settings.cache == "off" else count(Path(self.settings.dir, "cache")),
+            damaged_lines=log.damaged_lines,
+        )
+        report = build_report(log.events, run=facts)
+        return report if report["calls"]["total"] else None
+
+    def write_report(self, exit_status: int) -> None:
+        """Write the report, and its copies."""
+        self.report = self.judge(exit_status)
+        if self.report is None:
+            return
+        from pytest_lmstudio.record.events import EventWriter
+        from pytest_lmstudio.report.json import write_report
+
+        common = {"run_id": self.run_id, "worker": "main", "pipeline_version": self.settings.pipeline_version}
+        with EventWriter(self.folder / "events.jsonl", common) as events:
+            events.write("run_end", exit_status=exit_status, tests=self.report["tests"])
+        write_report(self.report, self.folder / "report.json")
+        if self.settings.report:
+            write_report(self.report, Path(self.settings.report))
+        if self.report["escalation"]["escalate"]:
+            from pytest_lmstudio.report.bundle import write_bundle
+
+            write_bundle(self.folder, self.report, os.environ)
+
+    def remember_lost(self) -> None:
+        """Let ``--lf`` and ``--ff`` run lost tests again."""
+        cache = getattr(self.config, "cache", None)
+        lost = self.lost_tests()
+        if cache is not None and lost:
+            known = cache.get("cache/lastfailed", {})
+            cache.set("cache/lastfailed", {**known, **dict.fromkeys(lost, True)})
+
+    def lines(self, width: int) -> Iterator[Line]:
+        """Yield the section at the end of the session."""
+        if self.report is not None:
+            from pytest_lmstudio.report.terminal import lines
+
+            yield from lines(self.report, width=width, run_dir=_shown(self.folder, self.config.invocation_params.dir))
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.close_calls()
+        if self.server is not None:
+            self.server.stop()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+RUN = pytest.StashKey[Run]()
+
+
+def open_run(config: pytest.Config) -> Run:
+    """Return the run of this process; made at the first call.
+
+    Raises:
+        pytest.UsageError: a setting is wrong.
+    """
+    run = config.stash.get(RUN, None)
+    if run is None:
+        received = (xdist.worker_input(config) or {}).get("lmstudio")
+        if received:
+            resolved = options.Resolved(Settings.from_dict(received["settings"]), {})
+        else:
+            resolved = options.resolve(config)
+        run = config.stash[RUN] = Run(config, resolved)
+        run.check()
+    return run
+
+
+def plugin_version() -> str:
+    """Return the version that is installed."""
+    return metadata.version("pytest-lmstudio")
+
+
+def _new_run_id() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+
+
+def _shown(path: Path, base: Path) -> Path:
+    with suppress(ValueError):
+        return path.relative_to(base)
+    return path

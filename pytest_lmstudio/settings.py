@@ -1,0 +1,87 @@
+"""Every setting of a run, resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
+
+CacheMode = Literal["readwrite", "refresh", "off", "offline"]
+
+
+class BreakerLimits(NamedTuple):
+    """When the circuit breaker opens, and for how long."""
+
+    failures: int
+    pause_s: float
+
+    def __str__(self) -> str:
+        """Return the form that the option takes."""
+        return f"{self.failures}:{self.pause_s:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, resolved once; the names are those of the command line, times are seconds.
+
+    Attributes:
+        url: base URL without ``/v1`` and without a trailing slash, or ``embedded``.
+        model: the model named, or None for the one that is loaded.
+        timeout: hard limit of one attempt in seconds, or ``auto``.
+        retries: retries after the first attempt.
+        backoff: base of the exponential back-off, seconds.
+        retry_strategy: ``exponential``, ``decorrelated``, or a name that a hook knows.
+        concurrency: requests in flight at once, over all processes of the run.
+        latency_threshold: mean latency in seconds above which the limit is lowered; None is off.
+        breaker: consecutive network errors and the pause in seconds; None is off.
+        cache: ``readwrite``, ``refresh``, ``off`` or ``offline``.
+        cache_size: entries.
+        pipeline_version: part of every cache key, log line and report.
+        max_error_rate: the gate, 0 to 1.
+        on_error: ``gate`` or ``fail``.
+        stream: whether answers travel as event streams.
+        recipe: the recipe's name, or None.
+        wait: seconds that the preflight waits for a server that is still starting.
+        dir: folder of cache and runs, absolute.
+        report: where a further copy of report.json goes, or None.
+        html: where the HTML page goes, or None.
+        params: request parameters that a recipe adds, such as ``max_tokens``.
+    """
+
+    url: str = "http://127.0.0.1:1234"
+    model: str | None = None
+    timeout: float | Literal["auto"] = 45.0
+    retries: int = 3
+    backoff: float = 0.8
+    retry_strategy: str = "exponential"
+    concurrency: int = 4
+    latency_threshold: float | None = None
+    breaker: BreakerLimits | None = BreakerLimits(5, 30.0)
+    cache: CacheMode = "readwrite"
+    cache_size: int = 500
+    pipeline_version: str = ""
+    max_error_rate: float = 0.05
+    on_error: Literal["gate", "fail"] = "gate"
+    stream: bool = True
+    recipe: str | None = None
+    wait: float = 0.0
+    dir: str = ".lmstudio"
+    report: str | None = None
+    html: str | None = None
+    params: tuple[tuple[str, Any], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data that survives JSON and xdist: str, int, float, bool, None, and lists of them."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["breaker"] = str(self.breaker) if self.breaker else None
+        plain["params"] = dict(self.params)
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Settings:
+        """Undo `as_dict`."""
+        known = dict(plain)
+        if known["breaker"] is not None:
+            failures, pause_s = known["breaker"].split(":")
+            known["breaker"] = BreakerLimits(int(failures), float(pause_s))
+        known["params"] = tuple(known["params"].items())
+        return cls(**known)

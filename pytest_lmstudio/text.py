@@ -1,0 +1,78 @@
+"""Text from outside made safe to show: no control characters, no secrets."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MASK = "***"
+
+# Shorter prefixes of a secret tell too little, and would hit ordinary words.
+_SHORTEST_PREFIX = 8
+
+_CUT = "..."
+
+# C0, DEL and C1; soft hyphen; bidirectional marks, embeddings and isolates; zero width space, line and paragraph
+# separators; invisible operators; byte order mark; interlinear marks; lone surrogates; tag characters, which hide text.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+_NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
+
+_LM_STUDIO_TOKEN = re.compile(r"sk-lm-[\w:.~+/=-]*\w", re.ASCII)
+
+
+def printable(text: object, limit: int | None = None) -> str:
+    r"""Return text on one line with every control character as a visible escape such as ``\x1b`` or ``\u202e``.
+
+    Args:
+        text: anything; what is no str is shown by its ``str``.
+        limit: longest result in characters; what is cut ends in ``...``. None is unlimited.
+    """
+    whole = str(text)
+    # No need to escape megabytes of which a line is shown; escapes only lengthen.
+    shown = _UNPRINTABLE.sub(_escape, whole if limit is None else whole[: limit + 1])
+    if limit is None or len(shown) <= limit:
+        return shown
+    return shown[: max(limit - len(_CUT), 0)] + _CUT[: max(limit, 0)]
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return text with ``***`` in place of each secret, and of each prefix of one (8 characters or more).
+
+    LM Studio's own tokens (``sk-lm-...``) are known by their form, whether named as secrets or not.
+    """
+    for secret in sorted({s for s in secrets if s}, key=len, reverse=True):
+        text = _mask(text, secret)
+    return _LM_STUDIO_TOKEN.sub(MASK, text)
+
+
+def without_userinfo(text: str) -> str:
+    """Return text whose URLs have lost user name and password."""
+    return _USERINFO.sub("", text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    return _NAMED.get(char) or char.encode("unicode_escape").decode("ascii")
+
+
+def _mask(text: str, secret: str) -> str:
+    """Mask every place where the secret begins, as far as it goes on: messages quote tokens cut short."""
+    head, parts, end = secret[:_SHORTEST_PREFIX], [], 0
+    while (start := text.find(head, end)) >= 0:
+        parts += [text[end:start], MASK]
+        end = start + _common_length(text[start : start + len(secret)], secret)
+    return "".join([*parts, text[end:]])
+
+
+def _common_length(left: str, right: str) -> int:
+    """Return how many characters two texts share from their beginning."""
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))

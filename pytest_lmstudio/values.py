@@ -1,0 +1,287 @@
+"""How single values are read and checked, wherever they come from: text of a command line, values of a marker or call."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pytest_lmstudio.settings import BreakerLimits
+from pytest_lmstudio.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "slow-model": {"timeout": 90.0, "concurrency": 2},
+    "fast-feedback": {"params": (("max_tokens", 256), ("temperature", 0.4))},
+    "stress": {"concurrency": 16, "timeout": 20.0},
+    "noisy-network": {"retries": 5, "backoff": 0.8},
+}
+
+_MOST_SECONDS = 86_400.0
+_MOST_COUNT = 1_000_000
+
+
+def quoted(value: object) -> str:
+    """Return a value as an error line shows it: printable, short, and without the password of a URL."""
+    shown = re.sub(r"//[^/@\s]*@", "//***@", value if isinstance(value, str) else repr(value))
+    return f"'{printable(shown, limit=120)}'" if isinstance(value, str) else printable(shown, limit=120)
+
+
+def shown(name: str, value: object) -> str:
+    """Return a resolved value as the header shows it."""
+    if name == "max_error_rate" and isinstance(value, float):
+        return f"{value:.4g}" if value > 1 else f"{value * 100:.4g}%"
+    if name == "stream":
+        return "on" if value else "off"
+    if name in {"breaker", "latency_threshold"} and value is None:
+        return "off"
+    if isinstance(value, float):
+        return f"{value:g}s"
+    return printable(str(value), limit=200)
+
+
+def _number(text: str, expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(expected) from None
+    if not math.isfinite(value):
+        raise ValueError(expected)
+    return value
+
+
+def _seconds(text: str, expected: str, *, scale: float = 1.0, zero: bool) -> float:
+    value = _number(text, expected) / scale
+    if value < 0 or value > _MOST_SECONDS or (value == 0 and not zero):
+        raise ValueError(expected)
+    return value
+
+
+def timeout(text: str) -> Any:
+    """Read seconds above 0, or ``auto``."""
+    return text if text == "auto" else _seconds(text, "expected seconds above 0 and up to 86400, or 'auto'", zero=False)
+
+
+def timeout_ms(text: str) -> Any:
+    """Read milliseconds above 0, or ``auto``, as seconds."""
+    expected = "expected milliseconds above 0 and up to 86400000, or 'auto'"
+    return text if text == "auto" else _seconds(text, expected, scale=1000, zero=False)
+
+
+def backoff(text: str) -> float:
+    """Read seconds, 0 included."""
+    return _seconds(text, "expected seconds from 0 to 86400", zero=True)
+
+
+def backoff_ms(text: str) -> float:
+    """Read milliseconds, 0 included, as seconds."""
+    return _seconds(text, "expected milliseconds from 0 to 86400000", scale=1000, zero=True)
+
+
+def wait(text: str) -> float:
+    """Read seconds, 0 included."""
+    return backoff(text)
+
+
+def threshold(text: str) -> float | None:
+    """Read seconds above 0, or ``off`` as None."""
+    return None if text == "off" else _seconds(text, "expected seconds above 0, or 'off'", zero=False)
+
+
+def threshold_ms(text: str) -> float | None:
+    """Read milliseconds above 0 as seconds, or ``off`` as None."""
+    return None if text == "off" else _seconds(text, "expected milliseconds above 0, or 'off'", scale=1000, zero=False)
+
+
+def _whole(text: str, least: int) -> int:
+    expected = f"expected a whole number from {least} to {_MOST_COUNT}"
+    if not re.fullmatch(r"[+-]?\d{1,9}", text, re.ASCII) or not least <= int(text) <= _MOST_COUNT:
+        raise ValueError(expected)
+    return int(text)
+
+
+def retries(text: str) -> int:
+    """Read a count, 0 included."""
+    return _whole(text, 0)
+
+
+def positive(text: str) -> int:
+    """Read a count from 1."""
+    return _whole(text, 1)
+
+
+def rate(text: str) -> float:
+    """Read a share, as a percentage or as a number from 0 to 1."""
+    expected = "expected a share such as 5% or 0.05, from 0 to 100%"
+    value = _number(text.removesuffix("%"), expected) / (100 if text.endswith("%") else 1)
+    if not 0 <= value <= 1:
+        raise ValueError(expected)
+    return value
+
+
+def breaker(text: str) -> BreakerLimits | None:
+    """Read ``N:SECONDS``, or ``off`` as None."""
+    if text == "off":
+        return None
+    expected = "expected errors in a row and seconds, such as 5:30, or 'off'"
+    failures, colon, pause = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError  # noqa: TRY301  # one message for every way to be wrong
+        return BreakerLimits(positive(failures), _seconds(pause, expected, zero=True))
+    except ValueError:
+        raise ValueError(expected) from None
+
+
+def switch(text: str) -> bool:
+    """Read on or off, in the usual spellings."""
+    words = {"on": True, "1": True, "true": True, "yes": True, "off": False, "0": False, "false": False, "no": False}
+    if text.lower() not in words:
+        msg = "expected 'on' or 'off'"
+        raise ValueError(msg)
+    return words[text.lower()]
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a reader of one of a few words."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            msg = f"expected {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
+            raise ValueError(msg)
+        return text
+
+    return read
+
+
+recipe = one_of(*RECIPES)
+
+
+def text(raw: str) -> str:
+    """Read any text without control characters."""
+    if not raw.isprintable():
+        msg = "expected text without control characters"
+        raise ValueError(msg)
+    return raw
+
+
+def name(raw: str) -> str:
+    """Read a name: not empty, without control characters."""
+    if not raw:
+        msg = "expected a name"
+        raise ValueError(msg)
+    return text(raw)
+
+
+def folder(raw: str) -> str:
+    """Read a path."""
+    return name(raw)
+
+
+def file(raw: str) -> str:
+    """Read a path that can be a file."""
+    if raw.endswith(("/", "\\")):
+        msg = "expected a file, not a folder"
+        raise ValueError(msg)
+    return name(raw)
+
+
+def url(raw: str) -> str:
+    """Read a server's base URL; ``/v1`` at its end, a trailing and a double slash are mended."""
+    if raw == "embedded":
+        return raw
+    expected = "expected a base URL such as http://127.0.0.1:1234, or 'embedded'"
+    try:
+        parts = urlsplit(text(raw))
+        port = parts.port
+    except ValueError:
+        raise ValueError(expected) from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or re.search(r"[\s\\]", raw):
+        raise ValueError(expected)
+    if parts.username is not None or parts.password is not None:
+        msg = "a URL may not hold a password; put the token into LM_API_TOKEN"
+        raise ValueError(msg)
+    if parts.query or parts.fragment:
+        raise ValueError(expected)
+    path = re.sub(r"/+", "/", parts.path).rstrip("/").removesuffix("/v1")
+    return f"{parts.scheme}://{parts.netloc}{path}".rstrip("/")
+
+
+def is_header_safe(raw: str) -> bool:
+    """Tell whether a secret can travel in an HTTP header."""
+    return raw.isascii() and raw.isprintable()
+
+
+# What a marker and a call may hold, as Python values.
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked(parse: Callable[[str], Any]) -> Callable[[object], Any]:
+    def check(value: object) -> Any:
+        if not _is_number(value) and value != "auto":
+            msg = "expected a number" if parse is not timeout else "expected seconds above 0 and up to 86400, or 'auto'"
+            raise ValueError(msg)
+        return parse(str(value))
+
+    return check
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        msg = "expected True or False"
+        raise ValueError(msg)  # noqa: TRY004  # one kind of error for every wrong value
+    return value
+
+
+def _str(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        msg = "expected a text that is not empty"
+        raise ValueError(msg)
+    return value
+
+
+def _tokens(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        msg = "expected a whole number from 1"
+        raise ValueError(msg)
+    return value
+
+
+def _seed(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        msg = "expected a whole number"
+        raise ValueError(msg)  # noqa: TRY004  # one kind of error for every wrong value
+    return value
+
+
+def _temperature(value: object) -> float:
+    if not _is_number(value) or value < 0:  # type: ignore[operator]  # _is_number has seen to it
+        msg = "expected a number from 0"
+        raise ValueError(msg)
+    return value  # type: ignore[return-value]
+
+
+#: Keywords that say how a call travels; they never enter the request body.
+TRANSPORT: Mapping[str, Callable[[object], Any]] = {
+    "timeout": _checked(timeout),
+    "retries": _checked(retries),
+    "backoff": _checked(backoff),
+    "model": _str,
+    "cache": _flag,
+    "stream": _flag,
+}
+
+#: Keywords of the marker.
+MARKER: Mapping[str, Callable[[object], Any]] = {
+    **TRANSPORT,
+    "max_tokens": _tokens,
+    "temperature": _temperature,
+    "seed": _seed,
+    "system": _str,
+}
