@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import diskcache
 
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-#: How long a locked database is waited for; then a look-up is a miss, and an answer is not stored.
-_LOCK_WAIT_S = 5.0
+#: How long a locked database is waited for at once, and how often that is tried again. Then a look-up is a miss, and an
+#: answer is not stored. diskcache's own `retry=True` would try for ever, on a full disk too.
+_LOCK_WAIT_S = 0.05
+_TRIES = 100
+_TROUBLE = (diskcache.Timeout, sqlite3.Error, OSError)
 _RAW = 1
+
+T = TypeVar("T")
 _TABLES = {"Cache", "Settings", "sqlite_sequence", "sqlite_stat1", "sqlite_stat4"}
 _SETTING_PREFIXES = ("sqlite_", "disk_")
 _SETTINGS = {
@@ -107,9 +112,9 @@ class AnswerCache:
     def get(self, key: str) -> dict[str, Any] | None:
         """Return an entry, or None; never raises."""
         try:
-            value, tag = self._db.get(key, default=None, tag=True)
+            value, tag = _patiently(lambda: self._db.get(key, default=None, tag=True))
             entry = json.loads(value) if value is not None else None
-        except (diskcache.Timeout, sqlite3.Error, OSError, ValueError, RecursionError, TypeError) as error:
+        except (*_TROUBLE, ValueError, RecursionError, TypeError) as error:
             self._trouble(error)
             return None
         if not isinstance(entry, dict):
@@ -118,19 +123,30 @@ class AnswerCache:
             self._note_use(key, value, tag)
         return entry
 
-    def put(self, key: str, entry: dict[str, Any]) -> Stored:
-        """Store an entry if there is room, or room can be made; never raises."""
+    def put(self, key: str, entry: dict[str, Any], *, patient: bool = True) -> Stored | None:
+        """Store an entry if there is room, or room can be made; never raises.
+
+        Args:
+            key: of the entry.
+            entry: plain data.
+            patient: whether to wait while another process writes; else None is returned soon.
+        """
         value = json.dumps(entry, separators=(",", ":"))
         try:
-            with self._db.transact(retry=True):
-                known = key in self._db
-                evicted = 0 if known or len(self._db) < self._size else self._evict()
-                if not known and len(self._db) >= self._size:
-                    return Stored(stored=False, evicted=evicted)
-                self._db.set(key, value, tag=self._run, retry=True)
-        except (diskcache.Timeout, sqlite3.Error, OSError) as error:
+            return _patiently(lambda: self._put(key, value)) if patient else self._put(key, value)
+        except _TROUBLE as error:
+            if not patient:
+                return None
             self._trouble(error)
             return Stored(stored=False, evicted=0)
+
+    def _put(self, key: str, value: str) -> Stored:
+        with self._db.transact():
+            known = key in self._db
+            evicted = 0 if known or len(self._db) < self._size else self._evict()
+            if not known and len(self._db) >= self._size:
+                return Stored(stored=False, evicted=evicted)
+            self._db.set(key, value, tag=self._run)
         self._used.add(key)
         return Stored(stored=True, evicted=evicted)
 
@@ -143,11 +159,9 @@ class AnswerCache:
 
     def close(self) -> None:
         """Write down which entries this run used, and close the database."""
-        with suppress(diskcache.Timeout, sqlite3.Error, OSError):
-            with self._db.transact(retry=False):
-                for key in self._unmarked:
-                    self._mark(key)
-        with suppress(sqlite3.Error, OSError):
+        with suppress(*_TROUBLE):
+            _patiently(self._mark_used)
+        with suppress(*_TROUBLE):
             self._db.close()
 
     def _note_use(self, key: str, value: str, tag: object) -> None:
@@ -157,13 +171,15 @@ class AnswerCache:
             if tag < self._run:
                 self._unmarked.add(key)
             return
-        with suppress(diskcache.Timeout, sqlite3.Error, OSError):
-            self._db.set(key, value, tag=self._run, retry=False)
+        with suppress(*_TROUBLE):
+            _patiently(lambda: self._db.set(key, value, tag=self._run))
 
-    def _mark(self, key: str) -> None:
-        value = self._db.get(key, default=None)
-        if value is not None:
-            self._db.set(key, value, tag=self._run)
+    def _mark_used(self) -> None:
+        with self._db.transact():
+            for key in self._unmarked:
+                value = self._db.get(key, default=None)
+                if value is not None:
+                    self._db.set(key, value, tag=self._run)
 
     def _evict(self) -> int:
         """Delete one entry used neither in this run nor in the last one; return how many were deleted."""
@@ -173,7 +189,7 @@ class AnswerCache:
         while self._victims:
             key = self._victims.pop()
             if self._is_old(key):
-                self._db.delete(key, retry=True)
+                self._db.delete(key)
                 return 1
         return 0
 
@@ -182,7 +198,7 @@ class AnswerCache:
         return key not in self._used and (value is None or not isinstance(tag, int) or tag < self._run - 1)
 
     def _keys(self) -> Iterator[str]:
-        with suppress(diskcache.Timeout, sqlite3.Error, OSError):
+        with suppress(*_TROUBLE):
             yield from (key for key in self._db if key is not None)
 
     def _trouble(self, error: Exception) -> None:
@@ -192,10 +208,23 @@ class AnswerCache:
         try:
             vet(self._folder)
             return _open(self._folder)
-        except (diskcache.Timeout, sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
+        except (*_TROUBLE, ValueError, TypeError, KeyError) as error:
             aside = set_aside(self._folder)
             self._on_problem(f"the cache was damaged ({type(error).__name__}: {error}) and was set aside as {aside}")
             return _open(self._folder)
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """Do work on the database, again while it is locked; at most about five seconds."""
+    for _ in range(_TRIES - 1):
+        try:
+            return work()
+        except diskcache.Timeout:
+            continue
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+    return work()
 
 
 def _open(folder: Path) -> Any:
@@ -226,7 +255,7 @@ def vet(folder: Path) -> None:
     path = folder / "cache.db"
     if not path.exists():
         return
-    with closing(sqlite3.connect(path, timeout=_LOCK_WAIT_S)) as db:
+    with closing(sqlite3.connect(path, timeout=_LOCK_WAIT_S * _TRIES)) as db:
         db.execute("PRAGMA trusted_schema = OFF")
         for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master"):
             if kind == "view" or (kind == "table" and name not in _TABLES) or (kind == "trigger" and not _is_counter(name, sql)):

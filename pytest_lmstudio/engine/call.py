@@ -246,8 +246,11 @@ class _Life:
         cache, mode = self.engine.cache, self.request.options.cache
         if cache is None or mode not in {"readwrite", "refresh"}:
             return False, 0
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.engine.writer, cache.put, self.request.key, entry)
+        stored = cache.put(self.request.key, entry, patient=False)
+        if stored is None:  # another process is writing: wait for it beside the loop, which has deadlines to keep
+            loop = asyncio.get_running_loop()
+            stored = await loop.run_in_executor(self.engine.writer, cache.put, self.request.key, entry)
+        return stored or (False, 0)
 
     def forgiven(self, failure: Failure) -> Failure:
         """Forgive, once, a full context that other requests may have filled."""

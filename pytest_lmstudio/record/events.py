@@ -64,7 +64,8 @@ class EventWriter:
         """
         self.path = Path(path)
         self.failed: str | None = None
-        self._common = dict(common or {})
+        # Encoded once; fields that an event carries itself come later in its line, and win.
+        self._common = _encoded(common or {})[1:-1]
         self._lock = _lock_of(self.path) if locked else nullcontext()
         self._torn = False
         self._fd: int | None = None
@@ -76,7 +77,8 @@ class EventWriter:
 
     def write(self, event: str, **fields: object) -> None:
         """Write one event with the time of now; never raises, see `failed`."""
-        line = _encoded({"ts": now_iso(), "event": event, **self._common, **fields})
+        parts = (f'"event":{_ENCODER.encode(event)}', self._common, _encoded(fields)[1:-1])
+        line = f'{_LINE_START}{now_iso()}",{",".join(filter(None, parts))}}}\n'.encode("ascii")
         fd = self._fd
         if fd is None:
             self.failed = self.failed or f"{self.path} is closed"
@@ -178,13 +180,12 @@ def _lock_of(path: Path) -> AbstractContextManager[None]:
     return _ProcessLock(path.with_name(path.name + ".lock"))
 
 
-def _encoded(event: Event) -> bytes:
+def _encoded(fields: Mapping[str, object]) -> str:
     try:
-        text = _ENCODER.encode(event)
+        return _ENCODER.encode(fields)
     except (ValueError, TypeError, RecursionError):
         # Numbers that JSON does not have, or keys that are no strings.
-        text = _ENCODER.encode({key: _plain(value) for key, value in event.items()})
-    return f"{text}\n".encode("ascii")
+        return _ENCODER.encode({key: _plain(value) for key, value in fields.items()})
 
 
 def _plain(value: object) -> object:

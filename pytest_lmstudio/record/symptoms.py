@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from itertools import pairwise
 from statistics import median
@@ -251,12 +252,10 @@ def _cut_text(cut: Sequence[AttemptFacts], evidence: Evidence) -> str:
 def _largest_cluster(values: Iterable[float]) -> list[float]:
     """Return the most values that lie within 3 % of their middle."""
     ranked = sorted(values)
-    best: list[float] = []
-    for start, lowest in enumerate(ranked):
-        highest = lowest * (1 + _SAME_CLOCK) / (1 - _SAME_CLOCK)
-        inside = [value for value in ranked[start:] if value <= highest]
-        best = max(best, inside, key=len)
-    return best
+    widest = (1 + _SAME_CLOCK) / (1 - _SAME_CLOCK)
+    spans = ((start, bisect_right(ranked, lowest * widest)) for start, lowest in enumerate(ranked))
+    start, end = max(spans, key=lambda span: span[1] - span[0], default=(0, 0))
+    return ranked[start:end]
 
 
 def _near(value: float, reference: float | None) -> bool:

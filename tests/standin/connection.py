@@ -31,6 +31,7 @@ class Connection(asyncio.Protocol):
         self.writable = asyncio.Event()
         self.writable.set()
         self.closed = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
         self.last = False
         self._buffer = bytearray()
         self._arrived = asyncio.Event()
@@ -46,6 +47,7 @@ class Connection(asyncio.Protocol):
             return
         self.server.connections.add(self)
         self.task = asyncio.get_running_loop().create_task(self._serve())
+        self.task.add_done_callback(lambda _: self._retire())
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -56,8 +58,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
-        self.server.connections.discard(self)
         self.closed.set()
+        self._retire()
 
     def pause_writing(self) -> None:
         self.writable.clear()
@@ -98,7 +100,8 @@ class Connection(asyncio.Protocol):
         """End the connection because the server goes away."""
         if self.exchange is not None:
             self.exchange.end("fault")
-        self.task.cancel()
+        if self.task is not None:
+            self.task.cancel()
         self.close(reset=True)
 
     # -- inside ------------------------------------------------------------------------------------
@@ -113,6 +116,11 @@ class Connection(asyncio.Protocol):
             self.abandon(self.exchange)
         elif self._streamed and self.server.log_benign_closes:
             self.server.journal.log(LEFT)
+
+    def _retire(self) -> None:
+        """Be forgotten once the socket is closed and the request is over: a prompt may be processed for nobody."""
+        if self.closed.is_set() and self.task is not None and self.task.done():
+            self.server.connections.discard(self)
 
     async def _serve(self) -> None:
         try:

@@ -129,7 +129,7 @@ def cut_before_done(text: str = TALK, **times: Unpack[Times]) -> Step:
     return Step("cut_before_done", act, timing)
 
 
-def stale_keep_alive(then: Step | None = None) -> Step:
+def stale_keep_alive(then: Step | None = None, *, delay_s: float = 0.0) -> Step:
     """Read a request on a reused connection and close without a byte; serve it with `then` on a fresh one.
 
     `then` None is the server's default step.
@@ -141,7 +141,7 @@ def stale_keep_alive(then: Step | None = None) -> Step:
         else:
             await run(exchange, then or exchange.server.default)
 
-    return Step("stale_keep_alive", act, generates=False)
+    return Step("stale_keep_alive", act, Timing(delay_s), generates=False)
 
 
 def hang(**times: Unpack[Times]) -> Step:

@@ -86,7 +86,7 @@ class Host:
         open_now = list(self.connections)
         for connection in open_now:
             connection.drop()
-        await asyncio.gather(*(connection.task for connection in open_now), return_exceptions=True)
+        await asyncio.gather(*(c.task for c in open_now if c.task is not None), return_exceptions=True)
         await asyncio.gather(*(connection.closed.wait() for connection in open_now))
         self._socket = _bind(self.port)  # bound but not listening: it refuses, and nobody else takes the port
 

@@ -182,7 +182,7 @@ def huge(n_bytes: int, **times: Unpack[Times]) -> Step:
     return saying("huge", Answer("x" * n_bytes, piece_chars=65536), times)
 
 
-def split_packets(inner: Step | None = None, gap_s: float = PACKET_GAP_S) -> Step:
+def split_packets(inner: Step | None = None, gap_s: float = PACKET_GAP_S, *, delay_s: float = 0.0) -> Step:
     """Send another step's answer in small packets that end inside characters, events and JSON words."""
     inner = inner or reply("smørrebrød 寿司 🍣 done")
 
@@ -198,7 +198,7 @@ def split_packets(inner: Step | None = None, gap_s: float = PACKET_GAP_S) -> Ste
             await exchange.sleep(gap_s)
         await (exchange.finish if captured.stream else exchange.last)(pieces[-1])
 
-    return Step("split_packets", act, generates=inner.generates)
+    return Step("split_packets", act, Timing(delay_s), generates=inner.generates)
 
 
 def split_bytes(data: bytes) -> list[bytes]:
@@ -211,7 +211,7 @@ def split_bytes(data: bytes) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(starts)]
 
 
-def gzip(inner: Step | None = None) -> Step:
+def gzip(inner: Step | None = None, *, delay_s: float = 0.0) -> Step:
     """Send another step's answer compressed, as a proxy may."""
     inner = inner or reply("compressed answer")
 
@@ -226,7 +226,7 @@ def gzip(inner: Step | None = None) -> Step:
             headers = captured.headers | {"Content-Encoding": "gzip", "Content-Length": str(len(body))}
             await exchange.respond(captured.status, body, headers=headers)
 
-    return Step("gzip", act, generates=inner.generates)
+    return Step("gzip", act, Timing(delay_s), generates=inner.generates)
 
 
 async def _capture(exchange: Exchange, inner: Step) -> Captured:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-import ssl
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, NamedTuple
 
 import httpx
@@ -15,13 +13,10 @@ import pytest
 
 import tests.standin as lm
 from tests.standin import StandIn, Step
+from tests.standin.probe import CHAT, post, stream_of
 from tests.standin.steps import split_bytes
 
-CHAT = "/v1/chat/completions"
 HEAD = b"HTTP/1.1 200 OK\r\n"
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # one that took no time to load certificates
-post = partial(httpx.post, verify=NO_TLS, trust_env=False)
-stream_of = partial(httpx.stream, verify=NO_TLS, trust_env=False)
 
 
 class Wire(NamedTuple):
