@@ -11,7 +11,7 @@ from pytest_lmstudio import values
 from pytest_lmstudio.records import CallOptions
 
 if TYPE_CHECKING:
-    from pytest_lmstudio.settings import Settings
+    from pytest_lmstudio.settings import CacheMode, Settings
 
 #: Parameters of a chat completion that LM Studio documents, or that its engines take; others go through ``extra_body``.
 BODY = frozenset({
@@ -43,8 +43,8 @@ def effective(settings: Settings, marker: Mapping[str, Any]) -> Settings:
     changed: dict[str, Any] = {
         name: marker[name] for name in ("timeout", "retries", "backoff", "model", "stream") if name in marker
     }
-    if "cache" in marker and not marker["cache"]:
-        changed["cache"] = "off"
+    if "cache" in marker:
+        changed["cache"] = _cache_mode(settings, wanted=marker["cache"])
     return replace(settings, **changed) if changed else settings
 
 
@@ -72,7 +72,9 @@ def sorted_out(settings: Settings, marker: Mapping[str, Any], keywords: dict[str
         else:
             raise TypeError(_unknown(name))
     options = _options(settings, transport)
-    return Asked(transport.get("model", marker.get("model")), options, {k: v for k, v in params.items() if v is not None})
+    return Asked(
+        transport.get("model", marker.get("model")), options, {k: v for k, v in params.items() if v is not None}
+    )
 
 
 def _options(settings: Settings, transport: Mapping[str, Any]) -> CallOptions:
@@ -81,9 +83,14 @@ def _options(settings: Settings, transport: Mapping[str, Any]) -> CallOptions:
         timeout_s=None if timeout == "auto" else timeout,
         retries=transport.get("retries", settings.retries),
         backoff_s=transport.get("backoff", settings.backoff),
-        cache="off" if transport.get("cache") is False else settings.cache,
+        cache=_cache_mode(settings, wanted=transport.get("cache", True)),
         stream=transport.get("stream", settings.stream),
     )
+
+
+def _cache_mode(settings: Settings, *, wanted: bool) -> CacheMode:
+    """Return the mode of a call; a run that is offline stays so, whatever a test says."""
+    return settings.cache if wanted or settings.cache == "offline" else "off"
 
 
 def _checked(check: Any, name: str, value: object) -> Any:

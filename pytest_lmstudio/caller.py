@@ -195,10 +195,10 @@ class Caller:
         if failure is not None:
             return self.runtime.engine.refuse(request, failure)
         entry = self._entry(request)
-        reply = reply_of(request, entry) if entry is not None else None
+        reply = reply_of(request, entry, cached=True) if entry is not None else None
         if reply is not None:
-            self._log_cached(request)
-            return Call(request, (), replace(reply, cached=True, attempts=0))
+            self.runtime.books.cached(request, "cache")
+            return Call(request, (), reply)
         if request.options.cache == "offline":
             return self._missed(request)
         return self.runtime.loop.submit(self.runtime.engine.call(request))
@@ -210,10 +210,10 @@ class Caller:
         if failure is not None:
             self.settle(self.runtime.engine.refuse(request, failure), None)
         entry = self._entry(request)
-        reply = reply_of(request, entry) if entry is not None else None
+        reply = reply_of(request, entry, cached=True) if entry is not None else None
         if entry is not None and reply is not None:
-            self._log_cached(request)
-            self.settle(Call(request, (), replace(reply, cached=True, attempts=0)), None)
+            self.runtime.books.cached(request, "cache")
+            self.settle(Call(request, (), reply), None)
             return pieces_of(entry, reply.text)
         if request.options.cache == "offline":
             self.settle(self._missed(request), None)
@@ -226,16 +226,6 @@ class Caller:
     def _entry(self, request: Request) -> dict[str, Any] | None:
         cache = self.runtime.cache if request.options.cache in {"readwrite", "offline"} else None
         return cache.get(request.key) if cache is not None else None
-
-    def _log_cached(self, request: Request) -> None:
-        self.runtime.events.write(
-            "gen_cached",
-            nodeid=request.nodeid,
-            call_id=request.call_id,
-            model=request.model,
-            source="cache",
-            prompt_chars=request.prompt_chars,
-        )
 
     def _missed(self, request: Request) -> Call:
         cache = self.runtime.cache

@@ -51,7 +51,9 @@ class LM:
         __tracebackhide__ = True
         return self._reply(self._caller.plan_chat(prompt, system, params))
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], *, schema: dict[str, Any] | None = None, **params: Any) -> Reply:
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, schema: dict[str, Any] | None = None, **params: Any
+    ) -> Reply:
         """Ask with a whole conversation: text and image parts, tools.
 
         With `schema` the reply's ``parsed`` holds the object, as with `json`.
@@ -72,7 +74,9 @@ class LM:
         __tracebackhide__ = True
         return self._reply(self._caller.plan_chat(prompt, system, params, schema, need_schema=True)).parsed
 
-    def stream(self, prompt: str | Sequence[Mapping[str, Any]], *, system: str | None = None, **params: Any) -> Iterator[str]:
+    def stream(
+        self, prompt: str | Sequence[Mapping[str, Any]], *, system: str | None = None, **params: Any
+    ) -> Iterator[str]:
         """Yield the text as it arrives; leaving the loop cancels the generation.
 
         It is tried again only before the first text was yielded, and cached only when it was read to its end.
@@ -84,7 +88,12 @@ class LM:
 
     @overload
     def map(
-        self, prompts: Iterable[Item], *, system: str | None = None, return_errors: Literal[False] = False, **params: Any
+        self,
+        prompts: Iterable[Item],
+        *,
+        system: str | None = None,
+        return_errors: Literal[False] = False,
+        **params: Any,
     ) -> list[Reply]: ...
 
     @overload
@@ -113,7 +122,7 @@ class LM:
         plans = self._caller.plan_map(prompts, system, params)
         waiting = [self._start(plan) for plan in plans]
         calls = [one if isinstance(one, Call) else self._wait(one) for one in waiting]
-        return self._caller.settle_map(calls, return_errors=return_errors)
+        return self._caller.settle_map(calls, return_errors=return_errors)  # type: ignore[no-any-return]  # by overload
 
     def embed(self, texts: str | Sequence[str], **params: Any) -> list[list[float]]:
         """Return a vector for each text, in one request."""
@@ -216,7 +225,12 @@ class AsyncLM:
 
     @overload
     async def map(
-        self, prompts: Iterable[Item], *, system: str | None = None, return_errors: Literal[False] = False, **params: Any
+        self,
+        prompts: Iterable[Item],
+        *,
+        system: str | None = None,
+        return_errors: Literal[False] = False,
+        **params: Any,
     ) -> list[Reply]: ...
 
     @overload
@@ -240,7 +254,7 @@ class AsyncLM:
                 if not isinstance(one, Call):
                     one.cancel()
             raise
-        return self._caller.settle_map(calls, return_errors=return_errors)
+        return self._caller.settle_map(calls, return_errors=return_errors)  # type: ignore[no-any-return]  # by overload
 
     async def embed(self, texts: str | Sequence[str], **params: Any) -> list[list[float]]:
         """Return a vector for each text; see `LM.embed`."""

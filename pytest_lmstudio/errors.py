@@ -146,12 +146,8 @@ KINDS: dict[ErrorKind, KindSpec] = {
         "closed the connection before the answer was whole",
         "look in the server's log for a crash at this time",
     ),
-    ErrorKind.RATE_LIMITED: KindSpec(
-        "network", True, LMNetworkError, "asked to slow down", "lower EVAL_CONCURRENCY"
-    ),
-    ErrorKind.SERVER_ERROR: KindSpec(
-        "network", True, LMNetworkError, "failed inside", "look in the server's log"
-    ),
+    ErrorKind.RATE_LIMITED: KindSpec("network", True, LMNetworkError, "asked to slow down", "lower EVAL_CONCURRENCY"),
+    ErrorKind.SERVER_ERROR: KindSpec("network", True, LMNetworkError, "failed inside", "look in the server's log"),
     ErrorKind.MODEL_LOST: KindSpec(
         "network",
         True,

@@ -20,7 +20,7 @@ DESCRIPTION = (
 FIXTURES = frozenset({"lm", "alm", "reply"})
 
 #: The checked keywords of a test's marks.
-OPTIONS = pytest.StashKey[dict[str, Any]]()
+OPTIONS = pytest.StashKey["Mapping[str, Any]"]()
 
 
 def mark_items(items: Iterable[pytest.Item]) -> None:

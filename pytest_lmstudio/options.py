@@ -85,6 +85,9 @@ OPTIONS: tuple[Option, ...] = (
 
 TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 
+#: A native TOML table may hold a number as a number; pytest takes that since 9.2, before it every value is a string.
+_INI_TYPE: Any = str | int | float | bool if pytest.version_tuple >= (9, 2) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -107,11 +110,15 @@ def add_options(parser: pytest.Parser) -> None:
         if option.name == "stream":
             group.addoption(option.flag, dest=option.ini, action="store_const", const="on", help=option.help)
             group.addoption(
-                "--no-lmstudio-stream", dest=option.ini, action="store_const", const="off", help="Let answers travel whole"
+                "--no-lmstudio-stream",
+                dest=option.ini,
+                action="store_const",
+                const="off",
+                help="Let answers travel whole",
             )
         else:
             group.addoption(option.flag, dest=option.ini, metavar=option.metavar, help=option.help)
-        parser.addini(option.ini, f"{option.help.replace('%%', '%')} (as {option.flag})", default=None)
+        parser.addini(option.ini, f"{option.help.replace('%%', '%')} (as {option.flag})", _INI_TYPE, default=None)
 
 
 def resolve(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> Resolved:
@@ -137,31 +144,46 @@ def resolve(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> R
 def _find(option: Option, config: pytest.Config, environ: Mapping[str, str]) -> tuple[Any, Source] | None:
     on_command_line = config.getoption(option.ini, None)
     if on_command_line is not None:
-        return _read(option.parse, str(on_command_line), option.flag, "command line"), "command line"
+        return _read(option.parse, str(on_command_line), option, "command line", config), "command line"
     in_environment = environ.get(option.env, "")
     if in_environment:
-        return _read(option.env_parse or option.parse, in_environment, option.env, "environment"), "environment"
+        return _read(option.env_parse or option.parse, in_environment, option, "environment", config), "environment"
     in_ini = _ini_text(config, option.ini)
     if in_ini is not None:
-        where = config.inipath.name if config.inipath else "ini"
-        return _read(option.parse, in_ini, option.ini, where), "ini"
+        return _read(option.parse, in_ini, option, "ini", config), "ini"
     return None
 
 
 def _ini_text(config: pytest.Config, name: str) -> str | None:
-    """Return an ini value as text; a TOML file may hold it as a number, which some versions of pytest hand over as it is."""
-    value = config.getini(name)
+    """Return an ini value as text."""
+    try:
+        value = config.getini(name)
+    except TypeError as error:  # of pytest 9.0 and 9.1, where later ones raise a UsageError
+        raise pytest.UsageError(str(error)) from None
     if value is None or value == "":
         return None
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _read(parse: Callable[[str], Any], text: str, name: str, where: str) -> Any:
+def _read(parse: Callable[[str], Any], text: str, option: Option, source: Source, config: pytest.Config) -> Any:
     try:
         return parse(text.strip())
     except ValueError as error:
-        msg = f"{name}={values.quoted(text)} ({where}): {error}"
-        raise pytest.UsageError(msg) from None
+        raise wrong_value(option, text, source, config, str(error)) from None
+
+
+def wrong_value(option: Option, text: str, source: Source, config: pytest.Config, problem: str) -> pytest.UsageError:
+    """Return the error that tells a wrong value, how it was given and where."""
+    where = config.inipath.name if source == "ini" and config.inipath else source
+    return pytest.UsageError(f"{_spelled(option, source)}={values.quoted(text)} ({where}): {problem}")
+
+
+def unknown_strategy(resolved: Resolved, config: pytest.Config) -> pytest.UsageError:
+    """Return the error for a retry strategy that neither we nor a hook know, which only the conftests can tell."""
+    option = next(option for option in OPTIONS if option.name == "retry_strategy")
+    problem = "expected 'exponential', 'decorrelated', or a name that a hook knows"
+    source = resolved.sources.get(option.name, "default")
+    return wrong_value(option, resolved.settings.retry_strategy, source, config, problem)
 
 
 def _check_token(environ: Mapping[str, str]) -> None:
@@ -182,17 +204,27 @@ def token(environ: Mapping[str, str] = os.environ) -> str | None:
 def _settle_paths(given: dict[str, Any], sources: Mapping[str, Source], config: pytest.Config) -> None:
     """Make paths absolute: an ini value is relative to the ini file, the others to where pytest was started."""
     given.setdefault("dir", ".lmstudio")
-    for name in ("dir", "report", "html"):
+    for option in (option for option in OPTIONS if option.parse in {values.folder, values.file}):
+        name, source = option.name, sources.get(option.name, "default")
         if name not in given:
             continue
-        from_root = sources.get(name, "default") in {"default", "ini"}
-        home = config.rootpath if from_root else config.invocation_params.dir
-        path = Path(home, given[name])
-        if path.exists() and path.is_dir() is not (name == "dir"):
-            wanted = "a folder" if name == "dir" else "a file"
-            msg = f"--lmstudio-{name}={values.quoted(str(path))} ({sources.get(name, 'default')}): expected {wanted}"
-            raise pytest.UsageError(msg)
+        home = config.rootpath if source in {"default", "ini"} else config.invocation_params.dir
+        path = Path(home, os.path.expanduser(given[name]))  # noqa: PTH111  # leaves an unknown user's ~ as it is
+        problem = _problem_of(path, folder=option.parse is values.folder)
+        if problem and source != "default":
+            raise wrong_value(option, str(path), source, config, problem)
         given[name] = str(path)
+
+
+def _problem_of(path: Path, *, folder: bool) -> str | None:
+    """Return why nothing can be written there, as far as that can be seen before."""
+    try:
+        if path.exists():
+            return None if path.is_dir() is folder else f"expected a {'folder' if folder else 'file'}"
+        parent = next(parent for parent in path.parents if parent.exists())
+    except OSError as error:
+        return f"it cannot be reached ({error.strerror})"
+    return None if parent.is_dir() else f"{values.quoted(str(parent))} is not a folder"
 
 
 def header_lines(resolved: Resolved, default_dir: Path) -> list[str]:
@@ -203,11 +235,13 @@ def header_lines(resolved: Resolved, default_dir: Path) -> list[str]:
         value = getattr(resolved.settings, option.name)
         if value != getattr(default, option.name):
             source = resolved.sources.get(option.name, "default")
-            parts.append(f"{option.name}={values.shown(option.name, value)} ({_spelled(option, source)})")
+            spelled = _spelled(option, source, negated=value is False)
+            parts.append(f"{option.name}={values.shown(option.name, value)} ({spelled})")
     parts += [f"{name}={value} (recipe)" for name, value in resolved.settings.params]
     return [f"lmstudio: {', '.join(parts)}"] if parts else []
 
 
-def _spelled(option: Option, source: Source) -> str:
-    names = {"command line": option.flag, "environment": option.env, "ini": option.ini}
+def _spelled(option: Option, source: Source, *, negated: bool = False) -> str:
+    flag = option.flag.replace("--", "--no-", 1) if negated else option.flag
+    names = {"command line": flag, "environment": option.env, "ini": option.ini}
     return names.get(source, source)

@@ -26,7 +26,9 @@ def lost_reason(error: BaseException | None) -> str | None:
     return None
 
 
-def mark_report(report: pytest.TestReport, item: pytest.Item, error: BaseException | None, *, llm: bool, gate: bool) -> None:
+def mark_report(
+    report: pytest.TestReport, item: pytest.Item, error: BaseException | None, *, llm: bool, gate: bool
+) -> None:
     """Put our facts on a report, and turn the failure of a lost test into a skip of its own kind.
 
     An expected failure (xfail) is none when the model was not heard at all.

@@ -88,7 +88,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         raise
     finally:
         if not run.is_worker and not run.interrupted and not session.config.option.collectonly:
-            report = run.judge(exit_status=None)
+            report = run.judge()
             if report is not None and report["gate"]["failed"]:
                 session.testsfailed += 1
 
@@ -127,6 +127,7 @@ class Worker:
     def pytest_sessionfinish(self) -> None:
         """End the calls of this worker."""
         self._run.close_calls()
+        xdist.send_problems(self._run.config, self._run.problems)
 
 
 class Gatherer:
@@ -137,7 +138,7 @@ class Gatherer:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count the outcome of a test."""
-        self._run.note_report(report)
+        self._run.gathered.note(report)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -147,15 +148,13 @@ class Gatherer:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:
         """Take over what a worker found wrong, and note that it died."""
-        self._run.workers_crashed += error is not None
-        xdist.raise_usage_error(node)
+        self._run.gathered.workers_crashed += error is not None
+        self._run.problems += xdist.received_problems(node)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write the report, when all workers are down and pytest has kept what failed."""
-        self._run.close_calls()
-        self._run.write_report(int(exitstatus))
-        self._run.remember_lost()
+        self._run.finish(int(exitstatus))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show the report."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine.attempt import Transport
+from pytest_lmstudio.engine.booking import Books
 from pytest_lmstudio.engine.breaker import Breaker, BreakerState
 from pytest_lmstudio.engine.cache import AnswerCache, next_run
 from pytest_lmstudio.engine.call import Engine
@@ -105,6 +106,11 @@ class Runtime:
         return self._writer(self.folder)
 
     @cached_property
+    def books(self) -> Books:
+        """Return the log of calls."""
+        return Books(self.events, self.settings.url, self.secrets)
+
+    @cached_property
     def cache(self) -> AnswerCache | None:
         """Return the answers on disk, or None when the cache is off."""
         if self.settings.cache == "off":
@@ -153,12 +159,11 @@ class Runtime:
             coalescer=Coalescer(self.shared),
             cache=self.cache,
             writer=self._store_thread,
-            events=self.events,
+            books=self.books,
             strategy=self._strategy,
             timeouts=Timeouts(default_s),
             ready=self.preflight.ready,
             model_back=self.preflight.model_back,
-            secrets=self.secrets,
         )
 
     @cached_property
@@ -201,8 +206,8 @@ class Runtime:
     def _models_path(self) -> Path:
         return Path(self.settings.dir, "models.json")
 
-    def close(self, *, interrupted: bool = False) -> None:
-        """End the calls in flight, and close all that was opened.
+    def close(self, *, interrupted: bool = False) -> list[str]:
+        """End the calls in flight, and close all that was opened; return what went wrong, a line each.
 
         Args:
             interrupted: give calls in flight 5 s to end, and count those that do not as lost.
@@ -219,10 +224,12 @@ class Runtime:
             self._store_thread.shutdown()
         if opened.get("cache") is not None:
             opened["cache"].close()
-        if "events" in opened:
-            self.events.close()
         if "shared" in opened:
             self.shared.close()
+        if "events" not in opened:
+            return []
+        self.events.close()
+        return [f"events are missing from the log: {self.events.failed}"] if self.events.failed else []
 
     def _open(self, folder: Path) -> dict[str, Any]:
         home = Path(self.settings.dir)
@@ -271,7 +278,9 @@ class Runtime:
 
 def prune(runs: Path, *, keep: str) -> None:
     """Delete all but the newest runs; one in progress stays."""
-    folders = sorted((entry for entry in runs.iterdir() if entry.is_dir() and not entry.is_symlink()), key=lambda f: f.name)
+    folders = sorted(
+        (entry for entry in runs.iterdir() if entry.is_dir() and not entry.is_symlink()), key=lambda f: f.name
+    )
     for folder in folders[: -KEPT_RUNS or None]:
         if folder.name != keep and not _in_progress(folder):
             shutil.rmtree(folder, ignore_errors=True)

@@ -31,6 +31,9 @@ def check_schema(schema: object) -> None:
     if not isinstance(schema, dict):
         msg = f"a schema is a dict, got {type(schema).__name__}"
         raise ValueError(msg)  # noqa: TRY004  # one kind of error for every wrong schema
+    if not isinstance(schema.get("$schema", ""), str):
+        msg = "this is no JSON schema: its $schema is no text"
+        raise ValueError(msg)
     try:
         validator_for(schema, default=Draft202012Validator).check_schema(schema)
     except SchemaError as error:
@@ -51,27 +54,34 @@ def parse(reply: Reply, schema: dict[str, Any]) -> Any:
     """
     text = _FENCE.sub(r"\1", reply.text.strip())
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         msg = f"the answer is no JSON: {printable(str(error), limit=_MESSAGE_CHARS)}{_cut(reply)}"
         raise LMSchemaError(msg, reply) from None
     # An empty registry: a schema with a reference to the network must not fetch it.
     validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
     try:
-        error = best_match(validator.iter_errors(found))
+        broken = best_match(validator.iter_errors(found))
     except Unresolvable as missing:
-        msg = f"the schema refers to {printable(missing.ref, limit=100)}, which it does not hold"
+        ref = missing.ref or f"#{getattr(missing, 'anchor', '')}"
+        msg = f"the schema refers to {printable(ref, limit=100)}, which it does not hold"
         raise ValueError(msg) from None
-    if error is not None:
-        raise LMSchemaError(_broken(error) + _cut(reply), reply)
+    except (RecursionError, OverflowError) as beyond:
+        msg = f"the answer cannot be checked against its schema: {printable(str(beyond), limit=_MESSAGE_CHARS)}"
+        raise LMSchemaError(msg, reply) from None
+    if broken is not None:
+        raise LMSchemaError(_broken(broken) + _cut(reply), reply)
     return found
+
+
+def _no_constant(name: str) -> None:
+    msg = f"{name} is no JSON"  # Python's parser takes it, the standard does not
+    raise ValueError(msg)
 
 
 def _broken(error: ValidationError) -> str:
     rule = "/".join(map(str, error.absolute_schema_path))
-    return (
-        f"the answer breaks its schema at {_place(error)}: {printable(error.message, limit=_MESSAGE_CHARS)} (rule {rule})"
-    )
+    return f"the answer breaks its schema at {_place(error)}: {printable(error.message, limit=_MESSAGE_CHARS)} (rule {rule})"
 
 
 def _place(error: ValidationError | SchemaError) -> str:
@@ -79,4 +89,6 @@ def _place(error: ValidationError | SchemaError) -> str:
 
 
 def _cut(reply: Reply) -> str:
-    return "; the answer was cut by max_tokens (finish_reason length): raise it" if reply.finish_reason == "length" else ""
+    return (
+        "; the answer was cut by max_tokens (finish_reason length): raise it" if reply.finish_reason == "length" else ""
+    )

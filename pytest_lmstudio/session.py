@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio import marks, options, outcome, xdist
+from pytest_lmstudio.gathered import Gathered
 from pytest_lmstudio.settings import Settings
+from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,15 +47,20 @@ class Run:
         self.run_id: str = self.received["run_id"] if self.received else _new_run_id()
         self.starts_workers = False
         self.started_s = time.time()
-        self.scope: Any = None
-        self.outcomes: dict[str, set[str]] = {}
-        self.llm_tests: set[str] = set()
-        self.workers_crashed = 0
+        self.scope: Scope | None = None
+        self.gathered = Gathered()
+        self.problems: list[str] = []
         self.interrupted = False
         self.server: EmbeddedServer | None = None
         self.report: dict[str, Any] | None = None
+        self.unwritten: list[str] = []
         self._embedded_model: EmbeddedModel | None = None
         self._temporary: str | None = None
+
+    @cached_property
+    def plugin_version(self) -> str:
+        """Return the version that is installed."""
+        return metadata.version("pytest-lmstudio")
 
     # Before the tests.
 
@@ -74,9 +81,7 @@ class Run:
             pytest.UsageError: there is one.
         """
         if self.strategy is None:
-            name = self.settings.retry_strategy
-            msg = f"retry_strategy={name!r}: expected 'exponential', 'decorrelated', or a name that a hook knows"
-            raise pytest.UsageError(msg)
+            raise options.unknown_strategy(self.resolved, self.config)
         if self.uses_embedded and not self.is_worker:
             from pytest_lmstudio.server.embedded import EmbeddedError, find_model
 
@@ -161,8 +166,7 @@ class Run:
 
         received = self.received or {}
         number = int("".join(filter(str.isdigit, self.worker)) or 0)
-        version = plugin_version()
-        identity = Identity(self.run_id, self.worker, number, received.get("shared_dir"), version)
+        identity = Identity(self.run_id, self.worker, number, received.get("shared_dir"), self.plugin_version)
         return Runtime(
             Settings.from_dict(received["settings"]) if received else self.real_settings(),
             identity,
@@ -195,9 +199,9 @@ class Run:
 
         if item is None:
             return Caller(self.runtime, lambda: self.scope or self.new_scope(""), {})
-        if self.scope is None or self.scope.nodeid != item.nodeid:
+        if self.scope is not None and self.scope.nodeid != item.nodeid:
             self.new_scope(item.nodeid)
-        scope = self.scope
+        scope = self.scope or self.new_scope(item.nodeid)
         return Caller(self.runtime, lambda: scope, marks.options_of(item))
 
     def mark_report(self, report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
@@ -205,97 +209,53 @@ class Run:
         error = call.excinfo.value if call.excinfo else None
         gate = self.settings.on_error == "gate"
         outcome.mark_report(report, item, error, llm=marks.is_llm(item), gate=gate)
-        if report.outcome != "passed" and self.scope is not None and self.scope.nodeid == item.nodeid and self.scope.calls:
+        if (
+            report.outcome != "passed"
+            and self.scope is not None
+            and self.scope.nodeid == item.nodeid
+            and self.scope.calls
+        ):
             from pytest_lmstudio.report import section
 
             report.sections.append((section.TITLE, section.render(self.scope.calls)))
-
-    def note_report(self, report: pytest.TestReport) -> None:
-        """Count the outcome of a test."""
-        word = outcome.word_of(report)
-        if word is not None:
-            self.outcomes.setdefault(report.nodeid, set()).add(word)
-            if outcome.facts_of(report).get("llm") and word != "skipped":
-                self.llm_tests.add(report.nodeid)
-
-    def lost_tests(self) -> list[str]:
-        """Return the tests that were lost and did not fail otherwise."""
-        return [n for n, words in self.outcomes.items() if "lm_error" in words and not words & {"failed", "error"}]
 
     # After the tests.
 
     def close_calls(self) -> None:
         """End the calls of this process."""
         if "runtime" in self.__dict__:
-            self.runtime.close(interrupted=self.interrupted)
+            self.problems += self.runtime.close(interrupted=self.interrupted)
 
     @property
     def folder(self) -> Path:
         """Return where this run writes."""
         return Path(self.settings.dir, "runs", self.run_id)
 
-    def judge(self, exit_status: int | None) -> dict[str, Any] | None:
+    def judge(self) -> dict[str, Any] | None:
         """Return the report as of now, None when the run made no call."""
         if not (self.folder / "events.jsonl").exists():
             return None
-        from pytest_lmstudio.engine.cache import count
-        from pytest_lmstudio.record.build import RunFacts, build_report
-        from pytest_lmstudio.record.events import iso_of, read_events
-        from pytest_lmstudio.record.stats import tally
+        from pytest_lmstudio import closing
 
-        log = read_events(self.folder / "events.jsonl")
-        facts = RunFacts(
-            run_id=self.run_id,
-            started_at=iso_of(self.started_s),
-            duration_s=round(time.time() - self.started_s, 3),
-            pipeline_version=self.settings.pipeline_version,
-            plugin_version=plugin_version(),
-            exit_status=exit_status,
-            settings=self.real_settings(),
-            outcomes=tally(self.outcomes),
-            llm_tests=len(self.llm_tests),
-            llm_tests_lost=len(self.llm_tests.intersection(self.lost_tests())),
-            workers_crashed=self.workers_crashed,
-            interrupted=self.interrupted,
-            cache_entries=None if self.settings.cache == "off" else count(Path(self.settings.dir, "cache")),
-            damaged_lines=log.damaged_lines,
-        )
-        report = build_report(log.events, run=facts)
-        return report if report["calls"]["total"] else None
+        return closing.judge(self, None)
 
-    def write_report(self, exit_status: int) -> None:
-        """Write the report, and its copies."""
-        self.report = self.judge(exit_status)
-        if self.report is None:
+    def finish(self, exit_status: int) -> None:
+        """Write the report, if the run made a call."""
+        self.close_calls()
+        if not (self.folder / "events.jsonl").exists():
             return
-        from pytest_lmstudio.record.events import EventWriter
-        from pytest_lmstudio.report.json import write_report
+        from pytest_lmstudio import closing
 
-        common = {"run_id": self.run_id, "worker": "main", "pipeline_version": self.settings.pipeline_version}
-        with EventWriter(self.folder / "events.jsonl", common) as events:
-            events.write("run_end", exit_status=exit_status, tests=self.report["tests"])
-        write_report(self.report, self.folder / "report.json")
-        if self.settings.report:
-            write_report(self.report, Path(self.settings.report))
-        if self.report["escalation"]["escalate"]:
-            from pytest_lmstudio.report.bundle import write_bundle
-
-            write_bundle(self.folder, self.report, os.environ)
-
-    def remember_lost(self) -> None:
-        """Let ``--lf`` and ``--ff`` run lost tests again."""
-        cache = getattr(self.config, "cache", None)
-        lost = self.lost_tests()
-        if cache is not None and lost:
-            known = cache.get("cache/lastfailed", {})
-            cache.set("cache/lastfailed", {**known, **dict.fromkeys(lost, True)})
+        self.report = closing.write(self, exit_status)
+        closing.remember_lost(self)
 
     def lines(self, width: int) -> Iterator[Line]:
         """Yield the section at the end of the session."""
         if self.report is not None:
-            from pytest_lmstudio.report.terminal import lines
+            from pytest_lmstudio.report.terminal import Line, lines
 
             yield from lines(self.report, width=width, run_dir=_shown(self.folder, self.config.invocation_params.dir))
+            yield from (Line(text, {"red": True}) for text in self.unwritten)
 
     def close(self) -> None:
         """Give everything back."""
@@ -325,11 +285,6 @@ def open_run(config: pytest.Config) -> Run:
         run = config.stash[RUN] = Run(config, resolved)
         run.check()
     return run
-
-
-def plugin_version() -> str:
-    """Return the version that is installed."""
-    return metadata.version("pytest-lmstudio")
 
 
 def _new_run_id() -> str:

@@ -16,7 +16,7 @@ class BreakerLimits(NamedTuple):
 
     def __str__(self) -> str:
         """Return the form that the option takes."""
-        return f"{self.failures}:{self.pause_s:g}"
+        return f"{self.failures}:{float(self.pause_s)!r}".removesuffix(".0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,22 @@ RECIPES: dict[str, dict[str, Any]] = {
     "noisy-network": {"retries": 5, "backoff": 0.8},
 }
 
+_LOOPBACK = ("localhost", "127.", "::1")
 _MOST_SECONDS = 86_400.0
 _MOST_COUNT = 1_000_000
 
 
 def quoted(value: object) -> str:
-    """Return a value as an error line shows it: printable, short, and without the password of a URL."""
-    shown = re.sub(r"//[^/@\s]*@", "//***@", value if isinstance(value, str) else repr(value))
+    """Return a value as an error line shows it: printable, short, and without the password of a URL.
+
+    A URL that holds a password is often no URL: an unescaped slash or @ in the password, or no scheme.
+    """
+    shown = re.sub(r"(?s)//.*@|^[^/]*:.*@", _without_password, value if isinstance(value, str) else repr(value))
     return f"'{printable(shown, limit=120)}'" if isinstance(value, str) else printable(shown, limit=120)
+
+
+def _without_password(found: re.Match[str]) -> str:
+    return "//***@" if found[0].startswith("//") else "***@"
 
 
 def shown(name: str, value: object) -> str:
@@ -48,7 +56,9 @@ def _number(text: str, expected: str) -> float:
         value = float(text)
     except ValueError:
         raise ValueError(expected) from None
-    if not math.isfinite(value):
+    if (
+        not math.isfinite(value) or "_" in text or not text.isascii()
+    ):  # what Python reads as a number is not all one here
         raise ValueError(expected)
     return value
 
@@ -162,7 +172,7 @@ recipe = one_of(*RECIPES)
 
 def text(raw: str) -> str:
     """Read any text without control characters."""
-    if not raw.isprintable():
+    if printable(raw) != raw:
         msg = "expected text without control characters"
         raise ValueError(msg)
     return raw
@@ -197,6 +207,7 @@ def url(raw: str) -> str:
     try:
         parts = urlsplit(text(raw))
         port = parts.port
+        (parts.hostname or "").encode("idna")  # an empty or endless label is no host that can be asked for
     except ValueError:
         raise ValueError(expected) from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or re.search(r"[\s\\]", raw):
@@ -210,6 +221,11 @@ def url(raw: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}".rstrip("/")
 
 
+def is_loopback(base_url: str) -> bool:
+    """Tell whether a URL stays on this machine; such traffic never goes through a proxy of the environment."""
+    return (urlsplit(base_url).hostname or "").startswith(_LOOPBACK)
+
+
 def is_header_safe(raw: str) -> bool:
     """Tell whether a secret can travel in an HTTP header."""
     return raw.isascii() and raw.isprintable()
@@ -219,7 +235,10 @@ def is_header_safe(raw: str) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[object], Any]:

@@ -27,8 +27,10 @@ _CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("setupshow", (False, None)),
     ("setupplan", (False, None)),
     ("looponfail", (False, None)),
+    ("cacheshow", (None,)),
 )
 _OUTPUT = "lmstudio_usage_error"
+_PROBLEMS = "lmstudio_problems"
 
 
 def worker_input(config: pytest.Config) -> dict[str, Any] | None:
@@ -74,8 +76,18 @@ def report_usage_error(config: pytest.Config, items: list[pytest.Item], text: st
     config.workeroutput[_OUTPUT] = text  # type: ignore[attr-defined]  # xdist's
 
 
-def raise_usage_error(node: Any) -> None:
-    """Raise what a worker found wrong."""
-    text = getattr(node, "workeroutput", {}).get(_OUTPUT)
-    if text:
+def send_problems(config: pytest.Config, problems: list[str]) -> None:
+    """Let the controller show what went wrong in this worker."""
+    config.workeroutput[_PROBLEMS] = list(problems)  # type: ignore[attr-defined]  # xdist's
+
+
+def received_problems(node: Any) -> list[str]:
+    """Return what went wrong in a worker, a line each.
+
+    Raises:
+        pytest.UsageError: a mistake that the worker found while collecting.
+    """
+    output = getattr(node, "workeroutput", {})
+    if text := output.get(_OUTPUT):
         raise pytest.UsageError(text)
+    return list(output.get(_PROBLEMS, ()))

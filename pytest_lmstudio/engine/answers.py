@@ -57,7 +57,7 @@ def entry_of(request: Request, answer: Answer) -> dict[str, Any]:
     }
 
 
-def reply_of(request: Request, entry: dict[str, Any]) -> Reply | None:
+def reply_of(request: Request, entry: dict[str, Any], *, attempts: int = 0, cached: bool = False) -> Reply | None:
     """Return an entry's reply, or None when the entry holds no answer to the request; entries are untrusted."""
     try:
         body = check_answer(request, entry.get("answer"))
@@ -75,6 +75,8 @@ def reply_of(request: Request, entry: dict[str, Any]) -> Reply | None:
         latency_ms=latency_ms,
         ttft_ms=ttft_ms,
         tokens_per_second=_tokens_per_second(body, usage, latency_ms, ttft_ms),
+        attempts=attempts,
+        cached=cached,
         reasoning=wire.reasoning_of(message),
         tool_calls=wire.tool_calls_of(message),
         raw=body,
@@ -89,7 +91,11 @@ def is_cut_thinking(reply: Reply) -> bool:
 def pieces_of(entry: dict[str, Any], text: str) -> list[str]:
     """Return the text in the pieces it came in, as far as the entry tells them."""
     lengths = entry.get("pieces")
-    if not isinstance(lengths, list) or not all(isinstance(n, int) and n > 0 for n in lengths) or sum(lengths) != len(text):
+    if (
+        not isinstance(lengths, list)
+        or not all(isinstance(n, int) and n > 0 for n in lengths)
+        or sum(lengths) != len(text)
+    ):
         return [text] if text else []
     ends = list(accumulate(lengths))
     return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]
@@ -109,7 +115,9 @@ def prompt_chars(body: dict[str, Any]) -> int:
 
 
 def _time(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+    return (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12 else None
+    )  # noqa: PLR2004  # no time is longer
 
 
 def _tokens_per_second(

@@ -16,6 +16,7 @@ import httpx
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.classify import Failure, Refused, classify
 from pytest_lmstudio.errors import ErrorKind
+from pytest_lmstudio.values import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -28,7 +29,6 @@ MOST_ANSWER_BYTES = 32 * 2**20
 KEEPALIVE_EXPIRY_S = 2.0
 #: After the last event, how long the end of the body may take before the connection is given up instead of kept.
 _TAIL_S = 0.25
-_LOOPBACK = ("localhost", "127.", "::1")
 
 
 class AttemptFailed(Exception):
@@ -129,11 +129,6 @@ class Transport:
 def _connections(url: str, limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
     secure = urlsplit(url).scheme == "https"
     return httpx.AsyncHTTPTransport(verify=secure, trust_env=not is_loopback(url), limits=limits, proxy=_proxy(url))
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether a URL stays on this machine; such traffic never goes through a proxy of the environment."""
-    return (urlsplit(url).hostname or "").startswith(_LOOPBACK)
 
 
 def _proxy(url: str) -> str | None:

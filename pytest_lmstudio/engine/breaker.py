@@ -67,7 +67,9 @@ class BreakerState:
         if name == "given_up":
             return self, Admission("give_up")
         if now_s < self.until_s:
-            return self, Admission("wait", min(self.until_s - now_s, _LOOK_S) if name == "probing" else self.until_s - now_s)
+            return self, Admission(
+                "wait", min(self.until_s - now_s, _LOOK_S) if name == "probing" else self.until_s - now_s
+            )
         probing = replace(self, phase=2, until_s=now_s + probe_s + _PROBE_GRACE_S, generation=self.generation + 1)
         return probing, Admission("probe")
 

@@ -258,7 +258,11 @@ def vet(folder: Path) -> None:
     with closing(sqlite3.connect(path, timeout=_LOCK_WAIT_S * _TRIES)) as db:
         db.execute("PRAGMA trusted_schema = OFF")
         for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master"):
-            if kind == "view" or (kind == "table" and name not in _TABLES) or (kind == "trigger" and not _is_counter(name, sql)):
+            if (
+                kind == "view"
+                or (kind == "table" and name not in _TABLES)
+                or (kind == "trigger" and not _is_counter(name, sql))
+            ):
                 msg = f"it holds a foreign {kind}"
                 raise ValueError(msg)
         if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'Settings'").fetchone():
@@ -273,7 +277,9 @@ def _is_counter(name: object, sql: object) -> bool:
     if not isinstance(name, str) or not isinstance(sql, str):
         return False
     body = " ".join(sql.partition("BEGIN")[2].split())
-    return name.startswith("Settings_") and body.count(";") == 1 and body.startswith("UPDATE Settings SET value = value ")
+    return (
+        name.startswith("Settings_") and body.count(";") == 1 and body.startswith("UPDATE Settings SET value = value ")
+    )
 
 
 def set_aside(folder: Path) -> str:

@@ -9,29 +9,30 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine import wire
-from pytest_lmstudio.engine.answers import check_answer, entry_of, is_cut_thinking, prompt_texts, reply_of
+from pytest_lmstudio.engine.answers import check_answer, entry_of, is_cut_thinking, reply_of
 from pytest_lmstudio.engine.attempt import Answer, AttemptFailed, run_attempt
+from pytest_lmstudio.engine.cache import Stored
 from pytest_lmstudio.engine.classify import Failure, Refused
 from pytest_lmstudio.engine.retry import Retry, RetryStrategy, decide
-from pytest_lmstudio.errors import ErrorKind, LMError, describe, make_error
+from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.records import Attempt, Call
-from pytest_lmstudio.text import printable, redact
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from concurrent.futures import Executor
 
     from pytest_lmstudio.engine.attempt import Transport
+    from pytest_lmstudio.engine.booking import Books
     from pytest_lmstudio.engine.breaker import Breaker
-    from pytest_lmstudio.engine.cache import AnswerCache, Stored
-    from pytest_lmstudio.engine.coalesce import Coalescer
+    from pytest_lmstudio.engine.cache import AnswerCache
+    from pytest_lmstudio.engine.coalesce import Coalescer, Leave
     from pytest_lmstudio.engine.slots import Slots
     from pytest_lmstudio.engine.timeouts import Timeouts
-    from pytest_lmstudio.record.events import EventWriter
     from pytest_lmstudio.records import Request
+    from pytest_lmstudio.reply import Reply
 
 PATHS = {"chat": "/v1/chat/completions", "embeddings": "/v1/embeddings"}
-_MESSAGE_CHARS = 500
+_NOT_STORED = Stored(stored=False, evicted=0)
 
 
 @dataclass(slots=True)
@@ -44,13 +45,12 @@ class Engine:
         breaker: the circuit breaker.
         coalescer: single flight.
         cache: the disk cache, or None when it is off.
-        writer: the thread that stores answers, beside the loop.
-        events: the log.
+        writer: the thread that stores answers while another process writes.
+        books: the log of calls.
         strategy: the back-off.
         timeouts: the hard limit of an attempt.
         ready: makes sure that server and model are there; raises `Refused` when they cannot be.
         model_back: waits until the models list shows a model again.
-        secrets: texts that no message may hold.
         interrupted: set when the run is being interrupted; calls that end by it are failures.
     """
 
@@ -60,12 +60,11 @@ class Engine:
     coalescer: Coalescer
     cache: AnswerCache | None
     writer: Executor
-    events: EventWriter
+    books: Books
     strategy: RetryStrategy
     timeouts: Timeouts
     ready: Callable[[Request], Awaitable[None]]
     model_back: Callable[[str], Awaitable[None]]
-    secrets: tuple[str, ...] = ()
     interrupted: bool = False
 
     async def call(self, request: Request, on_piece: Callable[[str], None] | None = None) -> Call:
@@ -84,19 +83,14 @@ class Engine:
             life.left()
             raise
         except Refused as refused:
-            return life.unsent(refused.failure)
+            return self.refuse(request, refused.failure, tuple(life.attempts))
         finally:
             life.free_slot()
 
-    def refuse(self, request: Request, failure: Failure) -> Call:
-        """End a call that cannot be sent."""
-        return _Life(self, request, None).unsent(failure)
-
-    def clean(self, message: str, body: dict[str, Any]) -> str:
-        """Return a message from outside without secrets, control characters and the prompt."""
-        for text in prompt_texts(body):
-            message = message.replace(text, "[prompt]")
-        return printable(redact(message, self.secrets), limit=_MESSAGE_CHARS)
+    def refuse(self, request: Request, failure: Failure, attempts: tuple[Attempt, ...] = ()) -> Call:
+        """End a call for which nothing is sent, or sent any more."""
+        self.books.failed(request, failure, attempt=0)
+        return Call(request, attempts, error=self.books.error(request, failure, len(attempts)))
 
 
 @dataclass(slots=True)
@@ -120,17 +114,17 @@ class _Life:
 
     async def coalesced(self) -> Call:
         """Lead, or take the answer of the one that led."""
-        async with self.engine.coalescer.turn(self.request.key) as (left, leave):
-            entry = left
-            if entry is None and self.engine.coalescer.over_processes and self.engine.cache is not None:
-                entry = self.engine.cache.get(self.request.key)
-            reply = reply_of(self.request, entry) if entry is not None else None
+        engine, request = self.engine, self.request
+        async with engine.coalescer.turn(request.key) as (entry, leave):
+            if entry is None and engine.coalescer.over_processes and engine.cache is not None:
+                entry = engine.cache.get(request.key)
+            reply = reply_of(request, entry, cached=True) if entry is not None else None
             if reply is None:
                 return await self.sent(leave)
-            self.log("gen_cached", source="coalesced", prompt_chars=self.request.prompt_chars)
-            return Call(self.request, (), replace(reply, cached=True, attempts=0))
+            engine.books.cached(request, "coalesced")
+            return Call(request, (), reply)
 
-    async def sent(self, leave: Callable[[dict[str, Any]], None] | None = None) -> Call:
+    async def sent(self, leave: Leave | None = None) -> Call:
         """Send until there is an answer, or no use in going on."""
         await self.engine.ready(self.request)
         wait_s: float | None = 0.0
@@ -141,9 +135,10 @@ class _Life:
                 self.free_slot()
                 return await self.answered(outcome, leave)
             failure = self.forgiven(outcome.failure)
-            wait_s = self.judged(replace_failure(outcome, failure), wait_s)
+            wait_s = self.judged(outcome, failure, wait_s)
             if wait_s is None:
-                return Call(self.request, tuple(self.attempts), error=self.error(failure))
+                error = self.engine.books.error(self.request, failure, len(self.attempts))
+                return Call(self.request, tuple(self.attempts), error=error)
             if not (failure.kind is ErrorKind.TIMEOUT and failure.phase == "waiting"):
                 # After that one the server may still be computing the prompt, so nobody else gets the place meanwhile.
                 self.free_slot()
@@ -177,7 +172,8 @@ class _Life:
         request, timeout_s = self.request, self.timeout_s()
         stream = request.options.stream if request.endpoint == "chat" else None
         self.started_s, self.in_attempt = time.monotonic(), True
-        self.log_request(timeout_s, stream=bool(stream))
+        waited_ms = self.waited_ms()
+        self.engine.books.sent(request, self.number, timeout_s=timeout_s, waited_ms=waited_ms, stream=bool(stream))
         outcome: Answer | AttemptFailed
         try:
             outcome = await run_attempt(
@@ -209,48 +205,32 @@ class _Life:
         elif probe:
             breaker.succeeded()
 
-    async def answered(self, answer: Answer, leave: Callable[[dict[str, Any]], None] | None) -> Call:
+    async def answered(self, answer: Answer, leave: Leave | None) -> Call:
         """Store, record and return an answer."""
         self.engine.timeouts.saw(self.request.model, answer.latency_ms / 1000)
-        entry = entry_of(self.request, answer)
-        reply = reply_of(self.request, entry)
+        number, entry = self.number, entry_of(self.request, answer)
+        reply = reply_of(self.request, entry, attempts=number)
         if reply is None:  # check_answer has read the same body
             msg = "an answer that was checked cannot be read"
             raise RuntimeError(msg)
-        number, cut = self.number, is_cut_thinking(reply)
-        stored, evicted = await self.store(entry) if not cut else (False, 0)
-        if leave is not None and not cut:
-            leave({**entry, "stored": stored})
+        stored = await self.store(entry, reply)
+        if leave is not None and not is_cut_thinking(reply):
+            leave({**entry, "stored": stored.stored})
         self.in_attempt = False
         self.attempts.append(Attempt(number, answer.latency_ms, self.waited_ms()))
-        reply = replace(reply, attempts=number)
-        self.log(
-            "gen_success",
-            attempt=number,
-            latency_ms=round(answer.latency_ms, 1),
-            ttft_ms=_rounded(answer.ttft_ms),
-            tokens_in=wire.token_count(reply.usage, "prompt_tokens"),
-            tokens_out=wire.token_count(reply.usage, "completion_tokens"),
-            tokens_per_second=_rounded(reply.tokens_per_second),
-            finish_reason=reply.finish_reason,
-            reply_chars=len(reply.text),
-            stale_reconnects=answer.stale_reconnects,
-            stored=stored,
-            evicted=evicted,
-            truncated_thinking=cut,
-        )
+        self.engine.books.answered(self.request, number, answer, reply, stored)
         return Call(self.request, tuple(self.attempts), reply)
 
-    async def store(self, entry: dict[str, Any]) -> Stored | tuple[bool, int]:
-        """Store an answer, if this call may."""
+    async def store(self, entry: dict[str, Any], reply: Reply) -> Stored:
+        """Store an answer, if this call may and the answer is one to keep."""
         cache, mode = self.engine.cache, self.request.options.cache
-        if cache is None or mode not in {"readwrite", "refresh"}:
-            return False, 0
+        if cache is None or mode not in {"readwrite", "refresh"} or is_cut_thinking(reply):
+            return _NOT_STORED
         stored = cache.put(self.request.key, entry, patient=False)
         if stored is None:  # another process is writing: wait for it beside the loop, which has deadlines to keep
             loop = asyncio.get_running_loop()
             stored = await loop.run_in_executor(self.engine.writer, cache.put, self.request.key, entry)
-        return stored or (False, 0)
+        return stored or _NOT_STORED
 
     def forgiven(self, failure: Failure) -> Failure:
         """Forgive, once, a full context that other requests may have filled."""
@@ -258,18 +238,17 @@ class _Life:
             return replace(failure, forgiven=True)
         return failure
 
-    def judged(self, failed: AttemptFailed, previous_s: float | None) -> float | None:
+    def judged(self, failed: AttemptFailed, failure: Failure, previous_s: float | None) -> float | None:
         """Record a failed attempt; return the seconds to wait before the next one, or None when there is none."""
-        number, failure, options = self.number, failed.failure, self.request.options
+        number, options, books = self.number, self.request.options, self.engine.books
         retry = Retry(number, failure.kind, failure.phase, options.backoff_s, previous_s or 0.0)
         decision = decide(failure, retry, retries=options.retries, strategy=self.engine.strategy)
         again = decision.again and not self.yielded
-        message = self.engine.clean(failure.message, self.request.body)
+        message = books.clean(failure.message, self.request)
         self.in_attempt = False
-        self.attempts.append(
-            Attempt(number, failed.latency_ms, self.waited_ms(), failure.kind, failure.phase, message)
-        )
-        self.log_error(
+        self.attempts.append(Attempt(number, failed.latency_ms, self.waited_ms(), failure.kind, failure.phase, message))
+        books.failed(
+            self.request,
             failure,
             attempt=number,
             latency_ms=round(failed.latency_ms, 1),
@@ -289,94 +268,12 @@ class _Life:
         """Return how long the attempt waited for breaker, slot and back-off before it was sent."""
         return round((self.started_s - self.waiting_since_s) * 1000, 1)
 
-    def unsent(self, failure: Failure) -> Call:
-        """End a call for which nothing is sent, or sent any more."""
-        self.log_error(failure, attempt=0, latency_ms=None)
-        return Call(self.request, tuple(self.attempts), error=self.error(failure))
-
     def left(self) -> None:
         """Record that nobody waits for the call any more: the run was interrupted, or the test went on without it."""
         number = self.number if self.in_attempt else 0
         latency_ms = round((time.monotonic() - self.started_s) * 1000, 1) if self.in_attempt else None
-        if not self.engine.interrupted:
-            self.log("gen_abandoned", attempt=number, latency_ms=latency_ms)
-            return
-        failure = Failure(ErrorKind.CANCELLED, "the run was interrupted", "waiting")
-        self.log_error(failure, attempt=number, latency_ms=latency_ms)
-
-    def error(self, failure: Failure) -> LMError:
-        """Return the exception that the test sees."""
-        made, url, model = len(self.attempts), self.engine.transport.url, self.request.model
-        message = self.engine.clean(failure.message, self.request.body)
-        text = describe(
-            failure.kind,
-            message,
-            url=url,
-            model=printable(model, limit=100),
-            attempt=made,
-            of=self.request.options.retries + 1,
-            phase=failure.phase,
-        )
-        return make_error(
-            failure.kind,
-            text,
-            category=failure.category,
-            phase=failure.phase if made else None,
-            attempts=made,
-            model=model,
-            url=url,
-            call_id=self.request.call_id,
-        )
-
-    def log_request(self, timeout_s: float, *, stream: bool) -> None:
-        """Record that an attempt is sent."""
-        mode = self.request.options.cache
-        self.log(
-            "gen_request",
-            attempt=self.number,
-            prompt_chars=self.request.prompt_chars,
-            timeout_ms=round(timeout_s * 1000),
-            waited_ms=self.waited_ms(),
-            endpoint=self.request.endpoint,
-            stream=stream,
-            cache="miss" if mode == "readwrite" else mode,
-        )
-
-    def log_error(
-        self,
-        failure: Failure,
-        *,
-        attempt: int,
-        latency_ms: float | None,
-        stale_reconnects: int = 0,
-        retry_in_ms: int | None = None,
-    ) -> None:
-        """Record that an attempt failed, or (attempt 0) that none is made."""
-        self.log(
-            "gen_error",
-            attempt=attempt,
-            latency_ms=latency_ms,
-            error_category=failure.category,
-            error_kind=failure.kind,
-            phase=failure.phase if attempt else None,
-            status=failure.status,
-            message=self.engine.clean(failure.message, self.request.body),
-            stale_reconnects=stale_reconnects,
-            retry_in_ms=retry_in_ms,
-            cut_at_limit=failure.cut_at_limit,
-            prompt_chars=self.request.prompt_chars,
-        )
-
-    def log(self, event: str, **fields: object) -> None:
-        """Write an event of this call."""
-        request = self.request
-        self.engine.events.write(event, nodeid=request.nodeid, call_id=request.call_id, model=request.model, **fields)
-
-
-def replace_failure(failed: AttemptFailed, failure: Failure) -> AttemptFailed:
-    """Return a failed attempt with another view of its failure."""
-    return failed if failed.failure is failure else AttemptFailed(failure, failed.latency_ms, failed.stale_reconnects)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+        if self.engine.interrupted:
+            failure = Failure(ErrorKind.CANCELLED, "the run was interrupted", "waiting")
+            self.engine.books.failed(self.request, failure, attempt=number, latency_ms=latency_ms)
+        else:
+            self.engine.books.abandoned(self.request, number, latency_ms)

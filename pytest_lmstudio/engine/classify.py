@@ -6,6 +6,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,10 @@ _WORDINGS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
         (ErrorKind.SERVER_ERROR, r"compute error|peer_keepalive_timeout"),
     )
 )
+#: LM Studio wraps its engine's error into the text of its own; what the engine said counts, and both may differ.
+_ENGINE_STATUS = re.compile(
+    r"engine protocol predict (?:request returned (\d{3})\b|.*?\"code\": ?(\d{3})\b)", re.IGNORECASE | re.DOTALL
+)
 _SHARED_CONTEXT = re.compile(r"context size has been exceeded", re.IGNORECASE)
 _LOADING = re.compile(r"\bloading model\b|model is (?:still )?loading", re.IGNORECASE)
 _MOST_DEPTH = 4
@@ -158,7 +163,7 @@ def classify(status: int, headers: Mapping[str, str], body: object, text: str) -
     """
     message = _with_code(body) if isinstance(body, dict) else _plain(text) or f"HTTP {status}"
     retry_after_s = retry_after(headers)
-    kind = _kind(status, message, retry_after_s)
+    kind = _kind(status, message, retry_after_s, _engine_status(status, body, message))
     return Failure(
         kind,
         message,
@@ -169,13 +174,26 @@ def classify(status: int, headers: Mapping[str, str], body: object, text: str) -
     )
 
 
-def _kind(status: int, message: str, retry_after_s: float | None) -> ErrorKind:
+def _kind(status: int, message: str, retry_after_s: float | None, engine_status: int | None) -> ErrorKind:
     by_status = kind_of_status(status, retry_after=retry_after_s is not None)
     if by_status in {ErrorKind.AUTH, ErrorKind.RATE_LIMITED}:
         return by_status
     if status == 503 and _LOADING.search(message):  # noqa: PLR2004
         return ErrorKind.SERVER_ERROR
-    return kind_of_message(message) or (ErrorKind.SERVER_ERROR if status < 300 else by_status)  # noqa: PLR2004
+    if (told := kind_of_message(message)) is not None:
+        return told
+    if engine_status is not None:
+        return ErrorKind.SERVER_ERROR if engine_status >= 500 else ErrorKind.BAD_REQUEST  # noqa: PLR2004
+    return ErrorKind.SERVER_ERROR if status < 300 else by_status  # noqa: PLR2004
+
+
+def _engine_status(status: int, body: object, message: str) -> int | None:
+    """Return the status inside an error: wrapped into its text, or as the code of an error inside a stream."""
+    if wrapped := _ENGINE_STATUS.search(message):
+        return int(wrapped[1] or wrapped[2])
+    error = body.get("error") if status < 300 and isinstance(body, dict) else None  # noqa: PLR2004
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else None  # noqa: PLR2004
 
 
 def _with_code(body: dict[str, Any]) -> str:
@@ -192,8 +210,8 @@ def _plain(text: str) -> str:
 
 def retry_after(headers: Mapping[str, str], now_s: float | None = None) -> float | None:
     """Return the seconds (not milliseconds) that the server asks to wait: RFC 9110 section 10.2.3, seconds or a date."""
-    if "retry-after-ms" in headers:
-        return _not_negative(headers["retry-after-ms"], 1000)
+    if (milliseconds := _not_negative(headers.get("retry-after-ms", ""), 1000)) is not None:
+        return milliseconds
     raw = headers.get("retry-after", "").strip()
     if not raw:
         return None
@@ -201,6 +219,7 @@ def retry_after(headers: Mapping[str, str], now_s: float | None = None) -> float
         return seconds
     try:
         at = parsedate_to_datetime(raw)
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)  # an HTTP date is GMT, also where its form does not say so
         return max(0.0, at.timestamp() - (time.time() if now_s is None else now_s))
     except (ValueError, TypeError, OverflowError):
         return None

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from pytest_lmstudio.engine.shared import Shared
 
 _POLL_S = 0.01
 
 Entry = dict[str, Any]
+Leave = Callable[[Entry], None]
 
 
 class _Flight:
@@ -45,7 +47,7 @@ class Coalescer:
         return self._folder is not None
 
     @asynccontextmanager
-    async def turn(self, key: str) -> AsyncIterator[tuple[Entry | None, Callable[[Entry], None]]]:
+    async def turn(self, key: str) -> AsyncIterator[tuple[Entry | None, Leave]]:
         """Wait for the key's turn; yield what an earlier caller left (None: lead), and the way to leave an answer."""
         flight = self._flights.setdefault(key, _Flight())
         flight.callers += 1

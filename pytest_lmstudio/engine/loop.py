@@ -76,7 +76,13 @@ async def _finish(drain_s: float) -> None:
 
 
 async def _getaddrinfo(  # noqa: PLR0913  # the loop's own signature
-    host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0  # noqa: A002
+    host: Any,
+    port: Any,
+    *,
+    family: int = 0,
+    type: int = 0,
+    proto: int = 0,
+    flags: int = 0,  # noqa: A002
 ) -> list[Any]:
     """Look a name up on a daemon thread.
 

@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 _MOST_ENTRIES = 20_000
 _SHOWN = 4
 _ABSENT = object()
+#: Places whose texts are prompts, or hold them.
+_PROMPTS = ("messages", "input", "body")
 
 
 def explain_miss(request: Request, entries: Iterable[dict[str, Any]]) -> str:
     """Return one line on what the cache holds instead of a request's answer."""
-    own = [e for e in islice(entries, _MOST_ENTRIES) if e.get("nodeid") == request.nodeid and isinstance(e.get("asked"), dict)]
+    own = [
+        e
+        for e in islice(entries, _MOST_ENTRIES)
+        if e.get("nodeid") == request.nodeid and isinstance(e.get("asked"), dict)
+    ]
     if not own:
         return "no answer of this test is in the cache"
     found = min((list(differences(entry["asked"], request.asked)) for entry in own), key=len)
@@ -43,11 +49,19 @@ def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
 
 
 def _change(old: Any, new: Any, place: str) -> str:
-    if isinstance(old, str) and isinstance(new, str) and place.endswith(("content", "text")) or "input[" in place:
-        old, new = str(old), str(new)
+    if not place.startswith(_PROMPTS) or place.endswith(".role"):
+        return f"{_shown(old)} in the cache, {_shown(new)} asked"
+    if isinstance(old, str) and isinstance(new, str):
         at = next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
         return f"{len(old)} characters in the cache, {len(new)} asked, from character {at + 1}"
-    return f"{_shown(old)} in the cache, {_shown(new)} asked"
+    return f"{_measured(old)} in the cache, {_measured(new)} asked"
+
+
+def _measured(value: Any) -> str:
+    """Return a part of a prompt by its size alone."""
+    if isinstance(value, str):
+        return f"{len(value)} characters"
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, list | dict) else _shown(value)
 
 
 def _shown(value: Any) -> str:

@@ -73,8 +73,7 @@ class Slots:
         return False
 
     async def _take(self) -> int:
-        if (slot := self._try()) is not None:
-            return slot
+        # Whoever asks takes a turn, even when a slot is free: else it would overtake those who wait for another process.
         async with self._turn:
             while True:
                 counters = self._counters()

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 DONE = "[DONE]"
+_MOST_TOKENS = 2**53
 
 
 class StreamError(Exception):
@@ -32,10 +33,13 @@ def encode(body: dict[str, Any], *, stream: bool | None) -> bytes:
 
 def error_message(body: object) -> str:
     """Return the text of either of the two error shapes, ``{"error": "text"}`` and ``{"error": {"message": "text"}}``."""
-    error = body.get("error", body) if isinstance(body, dict) else body
+    error = body.get("error") or body if isinstance(body, dict) else body
     if isinstance(error, dict):
-        error = error.get("message", error)
-    return error if isinstance(error, str) else json.dumps(error, default=str)[:1000]
+        error = error.get("message") or error
+    try:
+        return error if isinstance(error, str) else json.dumps(error)[:1000]
+    except RecursionError:
+        return "an error that is nested too deeply to be shown"
 
 
 def text_of(content: object) -> str:
@@ -43,7 +47,8 @@ def text_of(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(text_of(part.get("text")) for part in content if isinstance(part, dict))
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
     return ""
 
 
@@ -65,7 +70,7 @@ def message_of(body: dict[str, Any]) -> dict[str, Any]:
 def finish_reason_of(body: dict[str, Any]) -> str | None:
     """Return the first choice's finish reason."""
     reason = body["choices"][0].get("finish_reason")
-    return reason if isinstance(reason, str) else None
+    return reason if reason and isinstance(reason, str) else None
 
 
 def reasoning_of(message: dict[str, Any]) -> str:
@@ -88,7 +93,7 @@ def usage_of(body: dict[str, Any]) -> dict[str, Any]:
 def token_count(usage: dict[str, Any], name: str) -> int | None:
     """Return one token count, or None."""
     count = usage.get(name)
-    return count if isinstance(count, int) and not isinstance(count, bool) else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= _MOST_TOKENS else None
 
 
 def check_completion(body: object) -> dict[str, Any]:
@@ -166,8 +171,11 @@ class EventStream:
         return pieces
 
     def close(self) -> list[str]:
-        """Take the end of the stream, which may come without a last blank line."""
-        return self.feed(b"\n\n") if self._rest or self._data else []
+        """Take the end of the stream, which may come without a last blank line; an event cut in two is left out."""
+        try:
+            return self.feed(b"\n\n") if self._rest or self._data else []
+        except BadAnswer:
+            return []
 
     def _line(self, line: bytes, pieces: list[str]) -> None:
         if not line:
@@ -191,7 +199,9 @@ class EventStream:
         try:
             body = json.loads(data)
         except (ValueError, RecursionError):
-            body = {"error": data} if event == "error" else None
+            body = data
+        if event == "error" and not isinstance(body, dict):
+            body = {"error": body}
         if not isinstance(body, dict):
             msg = "the stream holds an event that is no JSON object"
             raise BadAnswer(msg)
@@ -209,8 +219,7 @@ class EventStream:
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             return
-        if isinstance(choices[0].get("finish_reason"), str):
-            self.finish_reason = choices[0]["finish_reason"]
+        self.finish_reason = finish_reason_of(body) or self.finish_reason
         delta = choices[0].get("delta") or choices[0].get("message")
         if isinstance(delta, dict):
             self._delta(delta, pieces)
@@ -229,9 +238,11 @@ class EventStream:
         self.started = self.started or bool(text or reasoning or calls)
 
     def _tool(self, fragment: dict[str, Any]) -> None:
-        index = fragment.get("index", len(self._tools))
+        index = fragment.get("index")
+        if not isinstance(index, int):  # some servers number no calls; one with an id begins a new one
+            index = len(self._tools) if fragment.get("id") else max(len(self._tools) - 1, 0)
         whole = self._tools.setdefault(
-            index if isinstance(index, int) else 0,
+            index,
             {"id": None, "type": "function", "function": {"name": "", "arguments": ""}},
         )
         whole["id"] = fragment.get("id") or whole["id"]

@@ -16,7 +16,7 @@ from pytest_lmstudio.record.stats import percentile, ratio, rounded, spread, tal
 from pytest_lmstudio.text import without_userinfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_lmstudio.record.events import Event
     from pytest_lmstudio.record.facts import AttemptFacts, CallFacts
@@ -87,7 +87,13 @@ def _numbers(events: Sequence[Event], calls: Sequence[CallFacts], run: RunFacts)
             "workers_crashed": run.workers_crashed,
             "damaged_lines": run.damaged_lines,
         },
+        "notes": [*dict.fromkeys(_notes(events)), *run.problems],
     }
+
+
+def _notes(events: Iterable[Event]) -> Iterator[str]:
+    """Yield what the run met besides calls, such as a damaged cache."""
+    yield from (str(event.get("message")) for event in events if event["event"] == "note")
 
 
 def _head(run: RunFacts) -> dict[str, Any]:

@@ -55,7 +55,7 @@ ROWS = (
     Row(
         "the server cannot be reached",
         "it is not started, or listens on another address or port",
-        "open the address with /v1/models behind it in a browser, or run `pytest-lmstudio doctor`",
+        "open the address with /v1/models behind it in a browser",
         "start it with `lms server start`, or give its address with --lmstudio-url; --lmstudio-wait=60 waits for one "
         "that is still starting",
         symptoms.errors_of("unreachable", "connect"),
@@ -77,7 +77,7 @@ ROWS = (
     Row(
         "the model asked for is not there",
         "no model is loaded, or its name is misspelt; with one model loaded LM Studio answers with that one instead",
-        "run `lms ps` and `lms ls`, or `pytest-lmstudio doctor`",
+        "run `lms ps` and `lms ls`",
         "load it before the run with `lms load`, and name it with --lmstudio-model",
         symptoms.errors_of("no_model", "wrong_model"),
     ),

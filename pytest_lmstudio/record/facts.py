@@ -32,6 +32,7 @@ class RunFacts:
         interrupted: whether the run was interrupted.
         cache_entries: entries in the cache at the end, None when it was not opened.
         damaged_lines: lines of the log that could not be read.
+        problems: what the session met besides calls, a line each.
     """
 
     run_id: str
@@ -48,6 +49,7 @@ class RunFacts:
     interrupted: bool = False
     cache_entries: int | None = None
     damaged_lines: int = 0
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

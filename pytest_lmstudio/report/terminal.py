@@ -91,6 +91,8 @@ def _escalation(report: Mapping[str, Any], width: int, run_dir: str | Path | Non
 
 
 def _hints(report: Mapping[str, Any], width: int) -> Iterator[Line]:
+    for note in report.get("notes", ()):
+        yield from _wrapped(f"{'note':<{_LABEL}}", note, width, _YELLOW)
     for row in (row for row in report["diagnosis"] if row["symptom"] in HINTS):
         yield from _wrapped(f"{'hint':<{_LABEL}}", f"{row['symptom']}: {row['evidence']}; {row['fix']}", width)
 

@@ -60,6 +60,7 @@ class Preflight:
         self._log = log
         self._clean = clean
         self._info: ServerInfo | None = None
+        self._ready: set[str] = set()
 
     async def server(self) -> ServerInfo:
         """Return what is known of the server; it is asked once a run."""
@@ -84,14 +85,21 @@ class Preflight:
         Raises:
             Refused: there is no server, or the model cannot be loaded.
         """
+        if request.model in self._ready:
+            return
         info = await self.server()
         if not info.reachable:
             raise Refused(Failure(ErrorKind.UNREACHABLE, info.problem or "", "connecting"))
         model = dialects.find(info.models, request.model)
-        if model is None or model.loaded is not False or request.endpoint != "chat":
+        if request.endpoint != "chat":
             return
-        name = f"model-{hashlib.sha256(request.model.encode(errors='replace')).hexdigest()[:16]}"
-        warm = await self._shared.once(name, lambda: self._warm_up(request.model))
+        if model is not None and model.loaded is False:
+            await self._warm(request.model)
+        self._ready.add(request.model)
+
+    async def _warm(self, model: str) -> None:
+        name = f"model-{hashlib.sha256(model.encode(errors='replace')).hexdigest()[:16]}"
+        warm = await self._shared.once(name, lambda: self._warm_up(model))
         if warm.get("kind"):
             raise Refused(Failure(ErrorKind(warm["kind"]), warm["message"]))
 
@@ -177,9 +185,7 @@ class Preflight:
         props = props if isinstance(props, dict) else {}
         slots, build = props.get("total_slots"), props.get("build_info")
         if isinstance(slots, int) and slots > 0:
-            models = tuple(
-                ModelInfo(m.id, m.type, m.loaded, m.quantization, m.context_length, slots) for m in models
-            )
+            models = tuple(ModelInfo(m.id, m.type, m.loaded, m.quantization, m.context_length, slots) for m in models)
         version = printable(build, limit=100) if isinstance(build, str) else None
         return ServerInfo(self._transport.url, reachable=True, version=version, kind="llama.cpp", models=models)
 

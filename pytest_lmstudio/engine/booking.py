@@ -1,0 +1,142 @@
+"""What is written down of a call: its events, and the text of its error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_lmstudio.engine import wire
+from pytest_lmstudio.engine.answers import is_cut_thinking, prompt_texts
+from pytest_lmstudio.errors import LMError, describe, make_error
+from pytest_lmstudio.text import printable, redact
+
+if TYPE_CHECKING:
+    from pytest_lmstudio.engine.attempt import Answer
+    from pytest_lmstudio.engine.cache import Stored
+    from pytest_lmstudio.engine.classify import Failure
+    from pytest_lmstudio.record.events import EventWriter
+    from pytest_lmstudio.records import Request
+    from pytest_lmstudio.reply import Reply
+
+_MESSAGE_CHARS = 500
+_NAME_CHARS = 100
+
+
+class Books:
+    """Writes the events of calls; no prompt, no answer and no secret gets into them.
+
+    Args:
+        events: the log.
+        url: the server's base URL.
+        secrets: texts that no message may hold.
+    """
+
+    def __init__(self, events: EventWriter, url: str, secrets: tuple[str, ...] = ()) -> None:
+        self._events = events
+        self._url = url
+        self._secrets = secrets
+
+    def sent(self, request: Request, attempt: int, *, timeout_s: float, waited_ms: float, stream: bool) -> None:
+        """Record that an attempt is sent."""
+        mode = request.options.cache
+        self._write(
+            "gen_request",
+            request,
+            attempt=attempt,
+            prompt_chars=request.prompt_chars,
+            timeout_ms=round(timeout_s * 1000),
+            waited_ms=waited_ms,
+            endpoint=request.endpoint,
+            stream=stream,
+            cache="miss" if mode == "readwrite" else mode,
+        )
+
+    def answered(self, request: Request, attempt: int, answer: Answer, reply: Reply, stored: Stored) -> None:
+        """Record that an attempt was answered, and what became of the answer."""
+        self._write(
+            "gen_success",
+            request,
+            attempt=attempt,
+            latency_ms=round(answer.latency_ms, 1),
+            ttft_ms=_rounded(answer.ttft_ms),
+            tokens_in=wire.token_count(reply.usage, "prompt_tokens"),
+            tokens_out=wire.token_count(reply.usage, "completion_tokens"),
+            tokens_per_second=_rounded(reply.tokens_per_second),
+            finish_reason=reply.finish_reason,
+            reply_chars=len(reply.text),
+            stale_reconnects=answer.stale_reconnects,
+            stored=stored.stored,
+            evicted=stored.evicted,
+            truncated_thinking=is_cut_thinking(reply),
+        )
+
+    def failed(  # one line a fact
+        self,
+        request: Request,
+        failure: Failure,
+        *,
+        attempt: int,
+        latency_ms: float | None = None,
+        stale_reconnects: int = 0,
+        retry_in_ms: int | None = None,
+    ) -> None:
+        """Record that an attempt failed, or (attempt 0) that none is made."""
+        self._write(
+            "gen_error",
+            request,
+            attempt=attempt,
+            latency_ms=latency_ms,
+            error_category=failure.category,
+            error_kind=failure.kind,
+            phase=failure.phase if attempt else None,
+            status=failure.status,
+            message=self.clean(failure.message, request),
+            stale_reconnects=stale_reconnects,
+            retry_in_ms=retry_in_ms,
+            cut_at_limit=failure.cut_at_limit,
+            prompt_chars=request.prompt_chars,
+        )
+
+    def cached(self, request: Request, source: str) -> None:
+        """Record that a call was answered without a request of its own, by the ``cache`` or ``coalesced``."""
+        self._write("gen_cached", request, source=source, prompt_chars=request.prompt_chars)
+
+    def abandoned(self, request: Request, attempt: int, latency_ms: float | None) -> None:
+        """Record that the test went on without the answer."""
+        self._write("gen_abandoned", request, attempt=attempt, latency_ms=latency_ms)
+
+    def clean(self, message: str, request: Request) -> str:
+        """Return a message from outside without secrets, control characters and the prompt."""
+        if not message:
+            return ""
+        for text in prompt_texts(request.body):
+            message = message.replace(text, "[prompt]")
+        return printable(redact(message, self._secrets), limit=_MESSAGE_CHARS)
+
+    def error(self, request: Request, failure: Failure, attempts: int) -> LMError:
+        """Return the exception that the test sees."""
+        text = describe(
+            failure.kind,
+            self.clean(failure.message, request),
+            url=self._url,
+            model=printable(request.model, limit=_NAME_CHARS),
+            attempt=attempts,
+            of=request.options.retries + 1,
+            phase=failure.phase,
+        )
+        return make_error(
+            failure.kind,
+            text,
+            category=failure.category,
+            phase=failure.phase if attempts else None,
+            attempts=attempts,
+            model=request.model,
+            url=self._url,
+            call_id=request.call_id,
+        )
+
+    def _write(self, event: str, request: Request, **fields: Any) -> None:
+        self._events.write(event, nodeid=request.nodeid, call_id=request.call_id, model=request.model, **fields)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)

@@ -1,0 +1,167 @@
+"""The limit within a process, and beside another one (a second `Slots` over the same folder)."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_lmstudio.engine.shared import Shared
+from pytest_lmstudio.engine.slots import Slots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(20)
+
+
+@pytest.fixture(params=["one process", "workers"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shared]:
+    shared = Shared(tmp_path if request.param == "workers" else None, 3)
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Shared, Shared]]:
+    pair = Shared(tmp_path, 2), Shared(tmp_path, 2)
+    yield pair
+    for shared in pair:
+        shared.close()
+
+
+async def settle() -> None:
+    """Let every task get as far as it can without time passing."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+
+
+def test_slots_are_numbered_apart_and_the_limit_holds(shared: Shared) -> None:
+    async def work() -> None:
+        slots = Slots(shared, 3)
+        held = [await slots.acquire() for _ in range(3)]
+        assert held == ([0, 1, 2] if shared.folder else [-1, -1, -1])
+        fourth = asyncio.create_task(slots.acquire())
+        await settle()
+        assert not fourth.done()
+        slots.release(held[1])
+        assert await fourth == held[1]
+
+    asyncio.run(work())
+
+
+def test_each_process_tries_its_own_slot_first(pair: tuple[Shared, Shared]) -> None:
+    async def work() -> list[int]:
+        return [await Slots(shared, 2, first).acquire() for first, shared in enumerate(pair)]
+
+    assert asyncio.run(work()) == [0, 1]
+
+
+def test_slots_go_round_in_order_of_asking(shared: Shared) -> None:
+    order: list[int] = []
+
+    async def one(slots: Slots, number: int) -> None:
+        slot = await slots.acquire()
+        order.append(number)
+        await asyncio.sleep(0)
+        slots.release(slot)
+
+    async def work() -> None:
+        slots = Slots(shared, 3)
+        await asyncio.gather(*(one(slots, number) for number in range(20)))
+
+    asyncio.run(work())
+    assert order == list(range(20))
+
+
+def test_who_asks_later_does_not_overtake_those_who_wait_for_another_process(pair: tuple[Shared, Shared]) -> None:
+    order: list[int] = []
+
+    async def one(slots: Slots, number: int) -> None:
+        slot = await slots.acquire()
+        order.append(number)
+        await asyncio.sleep(0)
+        slots.release(slot)
+
+    async def work() -> None:
+        ours, theirs = (Slots(shared, 2) for shared in pair)
+        held = [await theirs.acquire() for _ in range(2)]
+        ones = [asyncio.create_task(one(ours, number)) for number in range(6)]
+        await settle()
+        assert order == []
+        theirs.release(held[0])
+        await asyncio.gather(*ones)
+        theirs.release(held[1])
+
+    asyncio.run(work())
+    assert order == list(range(6))
+
+
+def test_a_waiter_that_is_cancelled_takes_no_slot_with_it(shared: Shared) -> None:
+    async def work() -> None:
+        slots = Slots(shared, 3)
+        held = [await slots.acquire() for _ in range(3)]
+        waiters = [asyncio.create_task(slots.acquire()) for _ in range(4)]
+        await settle()
+        for waiter in waiters:
+            waiter.cancel()
+        slots.release(held[0])  # one of them is being woken while it is cancelled
+        for waiter in waiters:
+            with suppress(asyncio.CancelledError):
+                slots.release(await waiter)
+        for slot in held[1:]:
+            slots.release(slot)
+        again = [await slots.acquire() for _ in range(3)]
+        assert sorted(again) == sorted(held)
+        assert slots.others_in_flight()
+
+    asyncio.run(work())
+
+
+def test_a_waiter_for_another_process_that_is_cancelled_frees_the_way(pair: tuple[Shared, Shared]) -> None:
+    async def work() -> None:
+        ours, theirs = (Slots(shared, 2) for shared in pair)
+        held = [await theirs.acquire() for _ in range(2)]
+        waiters = [asyncio.create_task(ours.acquire()) for _ in range(3)]
+        await settle()
+        for waiter in waiters[:2]:
+            waiter.cancel()
+        theirs.release(held[0])
+        assert await waiters[2] == held[0]
+
+    asyncio.run(work())
+
+
+def test_others_are_those_of_this_process_and_of_others(pair: tuple[Shared, Shared]) -> None:
+    async def work() -> None:
+        ours, theirs = (Slots(shared, 2) for shared in pair)
+        mine = await ours.acquire()
+        assert not ours.others_in_flight()
+        second = await ours.acquire()
+        assert ours.others_in_flight()
+        ours.release(second)
+        assert not ours.others_in_flight()
+        foreign = await theirs.acquire()
+        assert ours.others_in_flight()
+        theirs.release(foreign)
+        assert not ours.others_in_flight()
+        assert await theirs.acquire() == foreign  # looking took nothing
+        ours.release(mine)
+
+    asyncio.run(work())
+
+
+def test_one_process_alone_makes_no_files_and_knows_its_others() -> None:
+    async def work() -> None:
+        slots = Slots(Shared(None, 2), 2)
+        await slots.acquire()
+        assert not slots.others_in_flight()
+        await slots.acquire()
+        assert slots.others_in_flight()
+
+    asyncio.run(work())
