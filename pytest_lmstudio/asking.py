@@ -115,7 +115,8 @@ def _unknown(name: str) -> str:
     known = sorted(BODY | values.TRANSPORT.keys() | {"system", "extra_body"})
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown keyword {name!r}{hint} (a parameter that only your server knows goes into extra_body={{{name!r}: ...}})"
+    rest = f"a parameter that only your server knows goes into extra_body={{{name!r}: ...}}"
+    return f"unknown keyword {name!r}{hint} ({rest})"
 
 
 def messages_for(prompt: object, system: str | None) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_lmstudio import values
 from pytest_lmstudio.settings import Settings
+from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,7 +62,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("retry_strategy", "LLM_RETRY_STRATEGY", "NAME", "'exponential', 'decorrelated', or a name known to a hook",
            values.name),
     Option("concurrency", "EVAL_CONCURRENCY", "N", "Requests in flight at once over all processes; also the number of "
-           "xdist workers", values.positive),
+           "xdist workers", values.concurrency),
     Option("latency_threshold", "LLM_LATENCY_THRESHOLD_MS", "SECONDS", "Mean latency above which fewer requests are kept "
            "in flight, or 'off'", values.threshold, values.threshold_ms),
     Option("breaker", "LLM_BREAKER", "N:SECONDS", "Network errors in a row that pause all requests, and for how long, "
@@ -212,7 +213,7 @@ def _settle_paths(given: dict[str, Any], sources: Mapping[str, Source], config: 
         path = Path(home, os.path.expanduser(given[name]))  # noqa: PTH111  # leaves an unknown user's ~ as it is
         problem = _problem_of(path, folder=option.parse is values.folder)
         if problem and source != "default":
-            raise wrong_value(option, str(path), source, config, problem)
+            raise wrong_value(option, given[name], source, config, problem)
         given[name] = str(path)
 
 
@@ -220,11 +221,17 @@ def _problem_of(path: Path, *, folder: bool) -> str | None:
     """Return why nothing can be written there, as far as that can be seen before."""
     try:
         if path.exists():
-            return None if path.is_dir() is folder else f"expected a {'folder' if folder else 'file'}"
+            expected, found = ("folder", "file") if folder else ("file", "folder")
+            return None if path.is_dir() is folder else f"expected a {expected}, {_whole(path)} is a {found}"
         parent = next(parent for parent in path.parents if parent.exists())
     except OSError as error:
-        return f"it cannot be reached ({error.strerror})"
-    return None if parent.is_dir() else f"{values.quoted(str(parent))} is not a folder"
+        return f"{_whole(path)} cannot be reached ({error.strerror})"
+    return None if parent.is_dir() else f"{_whole(parent)} is not a folder"
+
+
+def _whole(path: Path) -> str:
+    """Return a path as an error line shows it; its end tells the most, so it is not cut."""
+    return printable(str(path))
 
 
 def header_lines(resolved: Resolved, default_dir: Path) -> list[str]:

@@ -20,6 +20,7 @@ from pytest_lmstudio.engine.cache import AnswerCache, next_run
 from pytest_lmstudio.engine.call import Engine
 from pytest_lmstudio.engine.coalesce import Coalescer
 from pytest_lmstudio.engine.loop import Loop
+from pytest_lmstudio.engine.pressure import Pressure
 from pytest_lmstudio.engine.shared import Shared
 from pytest_lmstudio.engine.slots import Slots
 from pytest_lmstudio.engine.timeouts import Timeouts
@@ -152,9 +153,11 @@ class Runtime:
         """Return what calls go through."""
         settings = self.settings
         default_s = settings.timeout if isinstance(settings.timeout, float) else 45.0
+        pressure = Pressure(self.shared, settings.concurrency, settings.latency_threshold, self._limit_changed)
         return Engine(
             transport=self.transport,
-            slots=Slots(self.shared, settings.concurrency, self.identity.number % settings.concurrency),
+            slots=Slots(self.shared, settings.concurrency, pressure, self.identity.number % settings.concurrency),
+            pressure=pressure,
             breaker=Breaker(self.shared, settings.breaker, self._breaker_changed),
             coalescer=Coalescer(self.shared),
             cache=self.cache,
@@ -269,6 +272,9 @@ class Runtime:
                 pause_s=pause_s,
                 gave_up=after.phase == 3,  # noqa: PLR2004  # BreakerState.phase
             )
+
+    def _limit_changed(self, before: int, now: int, why: str) -> None:
+        self.events.write("concurrency_changed", limit=now, previous=before, reason=why)
 
     def _note(self, events: EventWriter, problem: str) -> None:
         if problem not in self._problems:

@@ -33,7 +33,7 @@ def check_schema(schema: object) -> None:
         raise ValueError(msg)  # noqa: TRY004  # one kind of error for every wrong schema
     if not isinstance(schema.get("$schema", ""), str):
         msg = "this is no JSON schema: its $schema is no text"
-        raise ValueError(msg)
+        raise ValueError(msg)  # noqa: TRY004  # one kind of error for every wrong schema
     try:
         validator_for(schema, default=Draft202012Validator).check_schema(schema)
     except SchemaError as error:
@@ -81,7 +81,8 @@ def _no_constant(name: str) -> None:
 
 def _broken(error: ValidationError) -> str:
     rule = "/".join(map(str, error.absolute_schema_path))
-    return f"the answer breaks its schema at {_place(error)}: {printable(error.message, limit=_MESSAGE_CHARS)} (rule {rule})"
+    said = printable(error.message, limit=_MESSAGE_CHARS)
+    return f"the answer breaks its schema at {_place(error)}: {said} (rule {rule})"
 
 
 def _place(error: ValidationError | SchemaError) -> str:

@@ -1,4 +1,4 @@
-"""How single values are read and checked, wherever they come from: text of a command line, values of a marker or call."""
+"""How single values are read and checked, wherever they come from: text of a command line, values of a marker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "noisy-network": {"retries": 5, "backoff": 0.8},
 }
 
-_LOOPBACK = ("localhost", "127.", "::1")
+_LOOPBACK = re.compile(r"localhost\.?|127(?:\.\d{1,3}){1,3}|::1")
+#: No more requests in flight, and no more xdist workers.
+MOST_CONCURRENCY = 256
 _MOST_SECONDS = 86_400.0
 _MOST_COUNT = 1_000_000
 
@@ -30,7 +32,7 @@ def quoted(value: object) -> str:
 
     A URL that holds a password is often no URL: an unescaped slash or @ in the password, or no scheme.
     """
-    shown = re.sub(r"(?s)//.*@|^[^/]*:.*@", _without_password, value if isinstance(value, str) else repr(value))
+    shown = re.sub(r"(?s)//.*@|^[^/]*:(?!//).*@", _without_password, value if isinstance(value, str) else repr(value))
     return f"'{printable(shown, limit=120)}'" if isinstance(value, str) else printable(shown, limit=120)
 
 
@@ -56,9 +58,8 @@ def _number(text: str, expected: str) -> float:
         value = float(text)
     except ValueError:
         raise ValueError(expected) from None
-    if (
-        not math.isfinite(value) or "_" in text or not text.isascii()
-    ):  # what Python reads as a number is not all one here
+    # Python reads 1_0 and other scripts' digits too.
+    if not math.isfinite(value) or "_" in text or not text.isascii():
         raise ValueError(expected)
     return value
 
@@ -116,6 +117,14 @@ def _whole(text: str, least: int) -> int:
 def retries(text: str) -> int:
     """Read a count, 0 included."""
     return _whole(text, 0)
+
+
+def concurrency(text: str) -> int:
+    """Read a number of requests in flight; capped, since as many xdist workers may be started."""
+    if (count := _whole(text, 1)) > MOST_CONCURRENCY:
+        msg = f"expected a whole number from 1 to {MOST_CONCURRENCY}"
+        raise ValueError(msg)
+    return count
 
 
 def positive(text: str) -> int:
@@ -223,7 +232,7 @@ def url(raw: str) -> str:
 
 def is_loopback(base_url: str) -> bool:
     """Tell whether a URL stays on this machine; such traffic never goes through a proxy of the environment."""
-    return (urlsplit(base_url).hostname or "").startswith(_LOOPBACK)
+    return _LOOPBACK.fullmatch(urlsplit(base_url).hostname or "") is not None
 
 
 def is_header_safe(raw: str) -> bool:

@@ -9,31 +9,28 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import time
 from contextlib import closing, suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import diskcache
 
+from pytest_lmstudio.engine.vetting import is_closed_to_us, set_aside, vet
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 #: How long a locked database is waited for at once, and how often that is tried again. Then a look-up is a miss, and an
 #: answer is not stored. diskcache's own `retry=True` would try for ever, on a full disk too.
 _LOCK_WAIT_S = 0.05
 _TRIES = 100
-_TROUBLE = (diskcache.Timeout, sqlite3.Error, OSError)
+#: The last comes from a row whose number is the largest there is.
+_TROUBLE = (diskcache.Timeout, sqlite3.Error, OSError, OverflowError)
 _RAW = 1
 
 T = TypeVar("T")
-_TABLES = {"Cache", "Settings", "sqlite_sequence", "sqlite_stat1", "sqlite_stat4"}
-_SETTING_PREFIXES = ("sqlite_", "disk_")
-_SETTINGS = {
-    "count", "size", "hits", "misses", "statistics", "tag_index", "eviction_policy", "size_limit", "cull_limit",
-    "sqlite_auto_vacuum", "sqlite_cache_size", "sqlite_journal_mode", "sqlite_mmap_size", "sqlite_synchronous",
-    "disk_min_file_size", "disk_pickle_protocol",
-}  # fmt: skip
 
 
 class Refused(OSError):
@@ -88,9 +85,9 @@ class Stored(NamedTuple):
 class AnswerCache:
     """Answers by key, at most `size` of them.
 
-    When it is full, only an entry used neither in this run nor in the last one may go; else the new answer is not stored.
-    So a suite larger than the cache still hits for as many answers as it holds, where "least recently used" would hit none.
-    Each entry's tag is the number of the last run that used it.
+    When it is full, only an entry used neither in this run nor in the last one may go; else the new answer is not
+    stored. So a suite larger than the cache still hits for as many answers as it holds, where "least recently used"
+    would hit none. Each entry's tag is the number of the last run that used it.
 
     Args:
         folder: the cache's folder, made by the caller.
@@ -109,8 +106,13 @@ class AnswerCache:
         self._victims: list[str] | None = None
         self._db: Any = self._open()
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        """Return an entry, or None; never raises."""
+    def get(self, key: str, *, note: bool = True) -> dict[str, Any] | None:
+        """Return an entry, or None; never raises.
+
+        Args:
+            key: of the entry.
+            note: whether this counts as a use of the entry.
+        """
         try:
             value, tag = _patiently(lambda: self._db.get(key, default=None, tag=True))
             entry = json.loads(value) if value is not None else None
@@ -119,8 +121,8 @@ class AnswerCache:
             return None
         if not isinstance(entry, dict):
             return None
-        if key not in self._used:
-            self._note_use(key, value, tag)
+        if note and key not in self._used:
+            self._note_use(key, tag)
         return entry
 
     def put(self, key: str, entry: dict[str, Any], *, patient: bool = True) -> Stored | None:
@@ -134,6 +136,8 @@ class AnswerCache:
         value = json.dumps(entry, separators=(",", ":"))
         try:
             return _patiently(lambda: self._put(key, value)) if patient else self._put(key, value)
+        except _NotOpen:
+            return Stored(stored=False, evicted=0)
         except _TROUBLE as error:
             if not patient:
                 return None
@@ -151,20 +155,20 @@ class AnswerCache:
         return Stored(stored=True, evicted=evicted)
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield every entry that can be read."""
+        """Yield every entry that can be read; none of them counts as used."""
         for key in list(self._keys()):
-            entry = self.get(key)
+            entry = self.get(key, note=False)
             if entry is not None:
                 yield entry
 
     def close(self) -> None:
         """Write down which entries this run used, and close the database."""
         with suppress(*_TROUBLE):
-            _patiently(self._mark_used)
+            _patiently(lambda: self._mark(self._unmarked))
         with suppress(*_TROUBLE):
             self._db.close()
 
-    def _note_use(self, key: str, value: str, tag: object) -> None:
+    def _note_use(self, key: str, tag: object) -> None:
         """Remember that this run used an entry; one that might be chosen to go is marked at once."""
         self._used.add(key)
         if isinstance(tag, int) and tag >= self._run - 1:
@@ -172,30 +176,37 @@ class AnswerCache:
                 self._unmarked.add(key)
             return
         with suppress(*_TROUBLE):
-            _patiently(lambda: self._db.set(key, value, tag=self._run))
+            _patiently(lambda: self._mark({key}))
 
-    def _mark_used(self) -> None:
+    def _mark(self, keys: set[str]) -> None:
+        """Write down that this run used entries; one that is gone meanwhile stays so, or there would be too many."""
         with self._db.transact():
-            for key in self._unmarked:
+            for key in keys:
                 value = self._db.get(key, default=None)
                 if value is not None:
                     self._db.set(key, value, tag=self._run)
 
     def _evict(self) -> int:
-        """Delete one entry used neither in this run nor in the last one; return how many were deleted."""
+        """Delete one entry used neither in this run nor in the last one, the oldest; return how many were deleted."""
         if self._victims is None:
-            self._victims = [key for key in self._keys() if self._is_old(key)]
-            self._victims.reverse()
+            aged = [(self._age(key), key) for key in self._keys()]
+            oldest_first = sorted(aged, key=itemgetter(0), reverse=True)
+            self._victims = [key for age, key in reversed(oldest_first) if age]
         while self._victims:
             key = self._victims.pop()
-            if self._is_old(key):
+            if self._age(key):
                 self._db.delete(key)
                 return 1
         return 0
 
-    def _is_old(self, key: str) -> bool:
+    def _age(self, key: str) -> int:
+        """Return how many runs ago an entry was used, 0 for one that may not go."""
         value, tag = self._db.get(key, default=None, tag=True)
-        return key not in self._used and (value is None or not isinstance(tag, int) or tag < self._run - 1)
+        if key in self._used:
+            return 0
+        if value is None or not isinstance(tag, int):
+            return self._run + 1  # not ours: before all others
+        return self._run - tag if tag < self._run - 1 else 0
 
     def _keys(self) -> Iterator[str]:
         with suppress(*_TROUBLE):
@@ -206,12 +217,46 @@ class AnswerCache:
 
     def _open(self) -> Any:
         try:
-            vet(self._folder)
+            vet(self._folder, _LOCK_WAIT_S * _TRIES)
             return _open(self._folder)
         except (*_TROUBLE, ValueError, TypeError, KeyError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            if is_closed_to_us(error):
+                return self._nothing(problem)
+        try:
             aside = set_aside(self._folder)
-            self._on_problem(f"the cache was damaged ({type(error).__name__}: {error}) and was set aside as {aside}")
-            return _open(self._folder)
+            opened = _open(self._folder)
+        except _TROUBLE:
+            return self._nothing(problem)
+        self._on_problem(f"the cache was damaged ({problem}) and was set aside as {aside}")
+        return opened
+
+    def _nothing(self, problem: str) -> _Nothing:
+        self._on_problem(f"the cache in {self._folder} cannot be opened, and nothing is cached: {problem}")
+        return _Nothing()
+
+
+class _Nothing:
+    """Stands for a database that could not be opened: every look-up is a miss, nothing is stored."""
+
+    def get(self, *_: object, **__: object) -> tuple[None, None]:
+        """Find nothing."""
+        return None, None
+
+    def transact(self) -> AbstractContextManager[None]:
+        """Refuse."""
+        raise _NotOpen
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield nothing."""
+        return iter(())
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class _NotOpen(OSError):
+    """There is no database; that was told when it could not be opened."""
 
 
 def _patiently(work: Callable[[], T]) -> T:
@@ -243,53 +288,6 @@ def _open(folder: Path) -> Any:
         sqlite_cache_size=8192,
         sqlite_mmap_size=2**26,
     )
-
-
-def vet(folder: Path) -> None:
-    """Look a database over before diskcache reads it, since that runs what the table of settings says.
-
-    Raises:
-        ValueError: it holds tables, triggers or settings that diskcache did not make.
-        sqlite3.Error: it is no database.
-    """
-    path = folder / "cache.db"
-    if not path.exists():
-        return
-    with closing(sqlite3.connect(path, timeout=_LOCK_WAIT_S * _TRIES)) as db:
-        db.execute("PRAGMA trusted_schema = OFF")
-        for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master"):
-            if (
-                kind == "view"
-                or (kind == "table" and name not in _TABLES)
-                or (kind == "trigger" and not _is_counter(name, sql))
-            ):
-                msg = f"it holds a foreign {kind}"
-                raise ValueError(msg)
-        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'Settings'").fetchone():
-            for name, value in db.execute("SELECT key, value FROM Settings"):
-                if name not in _SETTINGS or not isinstance(value, int | float | str | None) or str(value).count(";"):
-                    msg = "it holds a foreign setting"
-                    raise ValueError(msg)
-
-
-def _is_counter(name: object, sql: object) -> bool:
-    """Tell whether a trigger is one of diskcache's, which do nothing but count rows and bytes."""
-    if not isinstance(name, str) or not isinstance(sql, str):
-        return False
-    body = " ".join(sql.partition("BEGIN")[2].split())
-    return (
-        name.startswith("Settings_") and body.count(";") == 1 and body.startswith("UPDATE Settings SET value = value ")
-    )
-
-
-def set_aside(folder: Path) -> str:
-    """Rename a damaged database out of the way; return its new name."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    aside = f"damaged-{stamp}-{os.getpid()}.db"
-    for suffix in ("-wal", "-shm", ""):
-        with suppress(FileNotFoundError):
-            os.replace(folder / f"cache.db{suffix}", folder / f"{aside}{suffix}")
-    return aside
 
 
 def next_run(folder: Path) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_lmstudio.engine.breaker import Breaker
     from pytest_lmstudio.engine.cache import AnswerCache
     from pytest_lmstudio.engine.coalesce import Coalescer, Leave
+    from pytest_lmstudio.engine.pressure import Pressure
     from pytest_lmstudio.engine.slots import Slots
     from pytest_lmstudio.engine.timeouts import Timeouts
     from pytest_lmstudio.records import Request
@@ -42,6 +43,7 @@ class Engine:
     Attributes:
         transport: connections to the server.
         slots: the limit.
+        pressure: backpressure on the limit.
         breaker: the circuit breaker.
         coalescer: single flight.
         cache: the disk cache, or None when it is off.
@@ -56,6 +58,7 @@ class Engine:
 
     transport: Transport
     slots: Slots
+    pressure: Pressure
     breaker: Breaker
     coalescer: Coalescer
     cache: AnswerCache | None
@@ -186,7 +189,7 @@ class _Life:
             )
         except AttemptFailed as failed:
             outcome = failed
-        self.tell_breaker(outcome, probe=probe)
+        self.tell(outcome, probe=probe)
         return outcome
 
     def piece(self, piece: str) -> None:
@@ -195,15 +198,19 @@ class _Life:
         if self.on_piece:
             self.on_piece(piece)
 
-    def tell_breaker(self, outcome: Answer | AttemptFailed, *, probe: bool) -> None:
-        """Count a network error; an answer of any other kind shows that the server is alive."""
-        breaker = self.engine.breaker
+    def tell(self, outcome: Answer | AttemptFailed, *, probe: bool) -> None:
+        """Let breaker and backpressure know; an error that is none of the network's shows that the server is alive."""
+        engine = self.engine
         if isinstance(outcome, Answer):
-            breaker.succeeded()
-        elif outcome.failure.category == "network" and outcome.failure.kind is not ErrorKind.RATE_LIMITED:
-            breaker.failed(self.started_s, probe=probe)
+            engine.breaker.succeeded()
+            engine.pressure.answered(outcome.latency_ms / 1000)
+            return
+        if outcome.failure.category == "network":
+            engine.pressure.lost()
+        if outcome.failure.category == "network" and outcome.failure.kind is not ErrorKind.RATE_LIMITED:
+            engine.breaker.failed(self.started_s, probe=probe)
         elif probe:
-            breaker.succeeded()
+            engine.breaker.succeeded()
 
     async def answered(self, answer: Answer, leave: Leave | None) -> Call:
         """Store, record and return an answer."""

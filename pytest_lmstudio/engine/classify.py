@@ -1,4 +1,4 @@
-"""Which kind an error is. LM Studio answers most transient failures with 400, so messages decide before the status does."""
+"""Which kind an error is. LM Studio answers most transient failures with 400, so messages decide before statuses."""
 
 from __future__ import annotations
 
@@ -67,35 +67,60 @@ class Refused(Exception):
 #: Wordings of LM Studio 0.2 to 0.4 and Bionic, of its engines, and of llama.cpp's server; the first that fits decides.
 #: "Channel Error" is an outer wrapper and comes last, since the cause may stand inside.
 _WORDINGS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile(pattern, re.IGNORECASE))
-    for kind, pattern in (
+    (kind, re.compile("|".join(patterns), re.IGNORECASE))
+    for kind, *patterns in (
         (ErrorKind.WRONG_URL, r"unexpected endpoint or method"),
         (
             ErrorKind.CONTEXT_OVERFLOW,
-            r"\bn_ctx\b|\bn_keep\b|exceed_context_size_error|context size has been exceeded|exceeds the available context"
-            r"|does not fit in context length|context the overflows|reached context length|maximum context length",
+            r"\bn_ctx\b",
+            r"\bn_keep\b",
+            r"exceed_context_size_error",
+            r"context size has been exceeded",
+            r"exceeds the available context",
+            r"does not fit in context length",
+            r"context the overflows",
+            r"reached context length",
+            r"maximum context length",
         ),
         (
             ErrorKind.BAD_REQUEST,
-            r"\bjinja\b|failed to parse grammar|failed to initialize samplers|failed to load image|unrecognized key\(s\)"
-            r"|unable to generate parser for this template|invalid discriminator value|'messages'",
+            r"\bjinja\b",
+            r"failed to parse grammar",
+            r"failed to initialize samplers",
+            r"failed to load image",
+            r"unrecognized key\(s\)",
+            r"unable to generate parser for this template",
+            r"invalid discriminator value",
+            r"'messages'",
         ),
         (ErrorKind.MODEL_LOST, r"operation canceled"),
         (
             ErrorKind.OUT_OF_MEMORY,
-            r"insufficient system resources|failed to load model|error loading model|unable to allocate|out of memory"
-            r"|snapshot of system resources failed",
+            r"insufficient system resources",
+            r"failed to load model",
+            r"error loading model",
+            r"unable to allocate",
+            r"out of memory",
+            r"snapshot of system resources failed",
         ),
         (
             ErrorKind.NO_MODEL,
-            r"no models? loaded|model_not_found|invalid model identifier|multiple models are loaded|no downloaded llm"
-            r"|model .{1,200} not (?:found|loaded)|model name is missing",
+            r"no models? loaded",
+            r"model_not_found",
+            r"invalid model identifier",
+            r"multiple models are loaded",
+            r"no downloaded llm",
+            r"model .{1,200} not (?:found|loaded)",
+            r"model name is missing",
         ),
         (
             ErrorKind.MODEL_LOST,
-            r"(?:model|it) has crashed|model (?:is |was )?(?:unloaded|reloaded)|channel error|exit code:",
+            r"(?:model|it) has crashed",
+            r"model (?:is |was )?(?:unloaded|reloaded)",
+            r"channel error",
+            r"exit code:",
         ),
-        (ErrorKind.SERVER_ERROR, r"compute error|peer_keepalive_timeout"),
+        (ErrorKind.SERVER_ERROR, r"compute error", r"peer_keepalive_timeout"),
     )
 )
 #: LM Studio wraps its engine's error into the text of its own; what the engine said counts, and both may differ.
@@ -197,7 +222,7 @@ def _engine_status(status: int, body: object, message: str) -> int | None:
 
 
 def _with_code(body: dict[str, Any]) -> str:
-    """Return an error's message; its code goes before it where the message alone would not tell (``model_not_found``)."""
+    """Return an error's message; its code goes before it, since the message alone may not tell (``model_not_found``)."""
     message, error = error_message(body), body.get("error")
     code = error.get("code") if isinstance(error, dict) else None
     return f"{code}: {message}" if isinstance(code, str) and code not in message else message
@@ -209,7 +234,7 @@ def _plain(text: str) -> str:
 
 
 def retry_after(headers: Mapping[str, str], now_s: float | None = None) -> float | None:
-    """Return the seconds (not milliseconds) that the server asks to wait: RFC 9110 section 10.2.3, seconds or a date."""
+    """Return the seconds that the server asks to wait: RFC 9110 section 10.2.3, seconds or a date."""
     if (milliseconds := _not_negative(headers.get("retry-after-ms", ""), 1000)) is not None:
         return milliseconds
     raw = headers.get("retry-after", "").strip()

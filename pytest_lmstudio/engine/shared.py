@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractContextManager
 
-#: Bytes of common memory: the breaker's state, then one release counter for each slot.
+#: Bytes of common memory: the state of breaker and backpressure, then one release counter for each slot.
 BREAKER_BYTES = 256
 SLOT_BYTES = 8
+#: Within the breaker's bytes: when the run was interrupted, seconds of the monotonic clock; 0 when it was not.
+_INTERRUPTED_AT = BREAKER_BYTES - 8
+_SECONDS = struct.Struct("<d")
 _POLL_S = 0.01
 
 
@@ -41,6 +44,17 @@ class Shared:
     def memory(self) -> mmap.mmap | bytearray:
         """The common bytes; change them only inside `guard`, but for a slot's counter, which its holder may change."""
         return self._memory
+
+    @property
+    def interrupted_s(self) -> float:
+        """When the run was interrupted, seconds of the monotonic clock; 0.0 when it was not."""
+        seconds: float = _SECONDS.unpack_from(self._memory, _INTERRUPTED_AT)[0]
+        return seconds
+
+    def interrupt(self) -> None:
+        """Let no process of the run send anything more."""
+        if not self.interrupted_s:
+            _SECONDS.pack_into(self._memory, _INTERRUPTED_AT, time.monotonic())
 
     def guard(self) -> AbstractContextManager[None]:
         """Hold the one lock of the common memory, for microseconds."""

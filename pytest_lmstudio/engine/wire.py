@@ -22,7 +22,7 @@ class BadAnswer(ValueError):
 
 
 def encode(body: dict[str, Any], *, stream: bool | None) -> bytes:
-    """Return a request body as JSON; ``stream`` is said explicitly where the endpoint knows it, and asks for token counts."""
+    """Return a request body as JSON; where the endpoint knows ``stream``, it is said, and a stream asks for token counts."""
     sent = dict(body)
     if stream is not None:
         sent["stream"] = stream
@@ -32,7 +32,7 @@ def encode(body: dict[str, Any], *, stream: bool | None) -> bytes:
 
 
 def error_message(body: object) -> str:
-    """Return the text of either of the two error shapes, ``{"error": "text"}`` and ``{"error": {"message": "text"}}``."""
+    """Return the text of either error shape, ``{"error": "text"}`` or ``{"error": {"message": "text"}}``."""
     error = body.get("error") or body if isinstance(body, dict) else body
     if isinstance(error, dict):
         error = error.get("message") or error
@@ -134,8 +134,8 @@ def check_embeddings(body: object, count: int) -> dict[str, Any]:
 class EventStream:
     """Adds the events of a chat stream up to the body that the server would have sent whole.
 
-    Feed it bytes as they come; each feed returns the new pieces of text. It accepts events cut anywhere, comments, CRLF,
-    and several data lines an event (WHATWG HTML, section 9.2).
+    Feed it bytes as they come; each feed returns the new pieces of text. It accepts events cut anywhere, comments,
+    CRLF, and several data lines an event (WHATWG HTML, section 9.2).
     """
 
     def __init__(self) -> None:

@@ -35,7 +35,8 @@ for _package in (pytest_lmstudio, httpcore, anyio):
 #: Ways to run a suite: one process, two workers, xdist not there at all.
 ALONE, WORKERS, NO_XDIST = ("-n0",), ("-n2",), ("-p", "no:xdist")
 _QUICK = (
-    "-p", "no:randomly", "-p", "no:cov", "-p", "no:hypothesispytest", "--lmstudio-backoff=0.01", "--color=no",
+    "-p", "no:randomly", "-p", "no:cov", "-p", "no:hypothesispytest", "-p", "no:asyncio",
+    "--lmstudio-backoff=0.01", "--color=no",
 )  # fmt: skip
 
 
@@ -60,6 +61,18 @@ class Ran:
         """The outcomes in pytest's last line, such as ``1 passed, 2 skipped``."""
         found = re.findall(r"^=* ?([^=\n]+?) in [\d.]+s(?: \([\d:]+\))? ?=*$", self.out, re.MULTILINE)
         return str(found[-1]) if found else ""
+
+    @property
+    def words(self) -> dict[str, set[str]]:
+        """The words that ``-v`` shows for each test, by its name without the file; its setups and teardowns included."""
+        found: dict[str, set[str]] = {}
+        for line in self.out.splitlines():
+            alone = re.match(r"[\w/]+\.py::(\S+) ([A-Z-]{4,})", line)
+            worker = re.match(r"\[gw\d+\] \[ *\d+%\] ([A-Z-]{4,}) [\w/]+\.py::(\S+)", line)
+            if alone or worker:
+                name, word = alone.groups() if alone else worker.groups()[::-1]  # type: ignore[union-attr]  # one is there
+                found.setdefault(name, set()).add(word)
+        return found
 
     @property
     def section(self) -> list[str]:

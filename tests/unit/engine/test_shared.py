@@ -88,8 +88,8 @@ def test_when_the_producer_is_cancelled_the_next_one_produces(folder: Path | Non
     async def work() -> dict[str, Any]:
         first = asyncio.create_task(shared.once("it", never))
         second = asyncio.create_task(shared.once("it", Producer()))
-        while not first.cancel():
-            pass
+        await asyncio.wait([first, second], timeout=0)
+        first.cancel()
         return await second
 
     assert asyncio.run(work()) == {"made_by": 1}

@@ -1,0 +1,1 @@
+"""What the plugin costs, next to doing without it: ``python -m benchmarks``."""

@@ -1,0 +1,133 @@
+"""Where the time of an uncached call goes that is not the wire's: the parts of the engine, one by one."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+
+from benchmarks.calls import CALLS
+from benchmarks.measure import Row, Timing, interleaved, spread, timed
+from benchmarks.server import MODEL, TOKENS
+from benchmarks.subject import Subject, opened
+from pytest_lmstudio.engine import wire
+from pytest_lmstudio.engine.answers import check_answer, entry_of, reply_of
+from pytest_lmstudio.engine.attempt import Answer, Transport, run_attempt
+from pytest_lmstudio.engine.cache import Stored
+from pytest_lmstudio.engine.key import cache_key, question
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from pytest_lmstudio.records import Request
+
+_MESSAGE = {"role": "assistant", "content": "".join(TOKENS)}
+_BODY = {"model": MODEL, "choices": [{"index": 0, "message": _MESSAGE, "finish_reason": "stop"}], "usage": {}}
+_URL = "http://127.0.0.1:9"
+
+
+class _Bytes(httpx.AsyncByteStream):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield json.dumps(_BODY).encode()
+
+
+class _NoWire(Transport):
+    """Answers on the spot."""
+
+    async def exchange(self, *_args: Any, **_keywords: Any) -> httpx.Response:
+        """Return an answer to anything; a list of models is none, which is what other servers say."""
+        return httpx.Response(200, headers=[(b"content-type", b"application/json")], stream=_Bytes())
+
+
+class _Part(NamedTuple):
+    """A part of a call: done `CALLS` times, on the loop where the engine does it there."""
+
+    name: str
+    work: Callable[[int], Any]
+    on_loop: bool = False
+
+
+def engine(folder: Path, rounds: int) -> list[Row]:
+    """Time a whole call with the wire taken out, and each part of it alone; what no part explains is the last row."""
+    with opened(_URL, folder) as subject:
+        subject.runtime.transport = _NoWire(_URL, None)
+        subject.lm("first", stream=False)
+        parts = {f"engine, {part.name}": partial(_one_round, subject, part) for part in _parts(subject)}
+        fresh = count()
+        whole = _Part("call", lambda _: subject.lm(f"call {next(fresh)}", stream=False))
+        timings = interleaved({"engine, whole call": partial(_one_round, subject, whole), **parts}, rounds)
+    rows = [Row(f"{name}: CPU", "µs", spread(t.cpu_us for t in taken)) for name, taken in timings.items()]
+    rest = [one[0].cpu_us - sum(t.cpu_us for t in one[1:]) for one in zip(*timings.values(), strict=True)]
+    return [*rows, Row("engine, tasks and glue between these: CPU", "µs", spread(rest))]
+
+
+def _one_round(subject: Subject, part: _Part, _: int) -> Timing:
+    subject.next_test()
+    return subject.runtime.loop.run(_on_loop(part.work)) if part.on_loop else timed(part.work, CALLS)
+
+
+async def _on_loop(work: Callable[[int], Awaitable[object]]) -> Timing:
+    start_ns, cpu_start_ns = time.perf_counter_ns(), time.process_time_ns()
+    for number in range(CALLS):
+        await work(number)
+    cpu_ns, wall_ns = time.process_time_ns() - cpu_start_ns, time.perf_counter_ns() - start_ns
+    return Timing(wall_ns / CALLS / 1e3, cpu_ns / CALLS / 1e3)
+
+
+def _request(subject: Subject, prompt: str) -> Request:
+    ready = subject.caller.ready(subject.caller.plan_chat(prompt, None, {"stream": False}))
+    assert ready is not None
+    return ready.request
+
+
+def _parts(subject: Subject) -> list[_Part]:
+    runtime, cache, books = subject.runtime, subject.runtime.cache, subject.runtime.books
+    assert cache is not None
+    request = _request(subject, "part")
+    answer = Answer(_BODY, 1.0, None, (), 0)
+    entry = entry_of(request, answer)
+    reply = reply_of(request, entry)
+    assert reply is not None
+    stored, fresh = Stored(stored=True, evicted=0), count()
+    asked = question("", "chat", request.body, 0)
+
+    def events(_: int) -> None:
+        books.sent(request, 1, timeout_s=45.0, waited_ms=0.0, stream=False)
+        books.answered(request, 1, answer, reply, stored)
+
+    async def nothing() -> None: ...
+
+    async def slot_and_breaker(_: int) -> None:
+        slots, breaker = runtime.engine.slots, runtime.engine.breaker
+        await breaker.admitted(45.0)
+        slot = await slots.acquire()
+        breaker.ask(45.0)
+        slots.release(slot)
+        breaker.succeeded()
+
+    async def turn(number: int) -> None:
+        async with runtime.engine.coalescer.turn(str(number)):
+            pass
+
+    async def attempt(_: int) -> None:
+        sent = wire.encode(request.body, stream=False)
+        check = partial(check_answer, request)
+        await run_attempt(runtime.transport, "/v1/chat/completions", sent, timeout_s=45.0, check=check)
+
+    return [
+        _Part("plan less key", lambda n: _request(subject, f"plan {n}")),
+        _Part("key", lambda _: cache_key(asked)),
+        _Part("cache look-up (miss)", lambda n: cache.get(f"{n:064x}")),
+        _Part("hop to the loop and back", lambda _: runtime.loop.run(nothing())),
+        _Part("coalescing", turn, on_loop=True),
+        _Part("slot and breaker", slot_and_breaker, on_loop=True),
+        _Part("attempt without the wire", attempt, on_loop=True),
+        _Part("entry and reply", lambda _: reply_of(request, entry_of(request, answer))),
+        _Part("store", lambda _: cache.put(f"{next(fresh) + 10**9:064x}", entry, patient=False)),
+        _Part("two events", events),
+    ]

@@ -1,0 +1,102 @@
+"""How things are timed: competitors take turns round by round, so that a noisy machine hits all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+
+class Timing(NamedTuple):
+    """One round of one competitor, per operation in µs: median wall time, and mean CPU time of the whole process."""
+
+    wall_us: float
+    cpu_us: float
+
+
+class Spread(NamedTuple):
+    """A figure over all rounds."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the result.
+
+    Attributes:
+        what: what was measured.
+        unit: of `ours` and `base`: ``µs`` or ``ms``.
+        ours: with the plugin.
+        base: without it, or None where there is nothing to compare with.
+        compared: the rounds' ratios ours / base, or their differences in `unit`; None without a base.
+        target: the most that is wanted of `compared`, or of `ours` without a base; None where nothing is promised.
+    """
+
+    what: str
+    unit: str
+    ours: Spread
+    base: Spread | None = None
+    compared: Spread | None = None
+    target: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Tell whether the median is within the target, None without one."""
+        return None if self.target is None else (self.compared or self.ours).median <= self.target
+
+
+def timed(work: Callable[[int], object], count: int) -> Timing:
+    """Do work `count` times, with the numbers from 0."""
+    gc.collect()  # nobody pays for the garbage of the one before
+    walls_ns = []
+    cpu_start_ns = time.process_time_ns()
+    for number in range(count):
+        start_ns = time.perf_counter_ns()
+        work(number)
+        walls_ns.append(time.perf_counter_ns() - start_ns)
+    cpu_ns = time.process_time_ns() - cpu_start_ns
+    return Timing(statistics.median(walls_ns) / 1e3, cpu_ns / count / 1e3)
+
+
+def interleaved(competitors: Mapping[str, Callable[[int], Timing]], rounds: int) -> dict[str, list[Timing]]:
+    """Let each competitor run once a round, a different one first each time; return their timings by name.
+
+    Args:
+        competitors: take the number of the round, 0 for one that warms up and does not count.
+        rounds: how many count.
+    """
+    timings: dict[str, list[Timing]] = {name: [] for name in competitors}
+    names = list(competitors)
+    for number in range(rounds + 1):
+        names.append(names.pop(0))
+        for name in names:
+            timing = competitors[name](number)
+            if number:
+                timings[name].append(timing)
+    return timings
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Return median, lowest and highest."""
+    known = sorted(values)
+    return Spread(statistics.median(known), known[0], known[-1])
+
+
+def ratio(what: str, ours: Sequence[float], base: Sequence[float], target: float | None = None) -> Row:
+    """Compare two competitors in µs by their ratio in each round."""
+    ratios = spread(one / other for one, other in zip(ours, base, strict=True))
+    return Row(what, "µs", spread(ours), spread(base), ratios, target)
+
+
+def difference(what: str, ours: Sequence[float], base: Sequence[float], target: float | None = None) -> Row:
+    """Compare two competitors in ms by their difference in each round."""
+    differences = spread(one - other for one, other in zip(ours, base, strict=True))
+    return Row(what, "ms", spread(ours), spread(base), differences, target)
