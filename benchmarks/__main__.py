@@ -16,7 +16,7 @@ from benchmarks import calls, engine, server, startup
 if TYPE_CHECKING:
     from benchmarks.measure import Row, Spread
 
-_ROUNDS = 15
+_ROUNDS = 9
 
 
 def main() -> None:
@@ -68,7 +68,8 @@ def _markdown(rows: list[Row], facts: dict[str, Any]) -> str:
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
     lines += ["", "Heavy modules that the plugin adds to a suite without LM tests: "
               f"{', '.join(facts['imported_by_plugin']) or 'none'} (looked for: {', '.join(startup.HEAVY)}).",
-              f"Python {facts['python']}, {facts['machine']}, medians of {facts['rounds']} rounds, "
+              f"Python {facts['python']}, {facts['machine']}, medians of {facts['rounds']} rounds "
+              f"({max(facts['rounds'], startup.LEAST_ROUNDS)} for the empty tests), "
               f"load {facts['load_before']} before and {facts['load_after']} after."]  # fmt: skip
     return "\n".join(lines)
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-CALLS = 200
 ENTRIES = (1, 500, 10_000)
 MOST_RATIO = 2.0
 MOST_CACHED_US = 250.0
@@ -34,8 +33,8 @@ def uncached(url: str, folder: Path, rounds: int) -> list[Row]:
         chat_url = f"{url}/v1/chat/completions"
         timings = interleaved(
             {
-                "bare whole": lambda number: timed(lambda n: _bare_whole(client, chat_url, f"{number}/{n}"), CALLS),
-                "bare stream": lambda number: timed(lambda n: _bare_stream(client, chat_url, f"{number}/{n}"), CALLS),
+                "bare whole": lambda number: timed(lambda n: _bare_whole(client, chat_url, f"{number}/{n}")),
+                "bare stream": lambda number: timed(lambda n: _bare_stream(client, chat_url, f"{number}/{n}")),
                 "whole": ours(stream=False),
                 "stream": ours(stream=True),
                 "whole, cache=False": ours(stream=False, cache=False),
@@ -103,7 +102,7 @@ def _ours(subject: Subject, prefix: str, keywords: dict[str, Any]) -> Timing:
         assert reply.text == _ANSWER
         assert not reply.cached
 
-    return timed(call, CALLS)
+    return timed(call)
 
 
 def _fill(subject: Subject, entries: int) -> None:
@@ -127,8 +126,8 @@ def _hits(subject: Subject, entries: int) -> Callable[[int], Timing]:
     def hit(_: int) -> None:
         assert subject.lm(str(chosen.randrange(entries))).cached
 
-    def one_round(_: int) -> Timing:
+    def block(_: int) -> Timing:
         subject.next_test()
-        return timed(hit, CALLS)
+        return timed(hit)
 
-    return one_round
+    return block

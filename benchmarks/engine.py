@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
-from benchmarks.calls import CALLS
-from benchmarks.measure import Row, Timing, interleaved, spread, timed
+from benchmarks.measure import BLOCK_CALLS, Row, Timing, interleaved, spread, timed
 from benchmarks.server import MODEL, TOKENS
 from benchmarks.subject import Subject, opened
 from pytest_lmstudio.engine import wire
@@ -45,7 +44,7 @@ class _NoWire(Transport):
 
 
 class _Part(NamedTuple):
-    """A part of a call: done `CALLS` times, on the loop where the engine does it there."""
+    """A part of a call: on the loop where the engine does it there."""
 
     name: str
     work: Callable[[int], Any]
@@ -57,26 +56,26 @@ def engine(folder: Path, rounds: int) -> list[Row]:
     with opened(_URL, folder) as subject:
         subject.runtime.transport = _NoWire(_URL, None)
         subject.lm("first", stream=False)
-        parts = {f"engine, {part.name}": partial(_one_round, subject, part) for part in _parts(subject)}
+        parts = {f"engine, {part.name}": partial(_block, subject, part) for part in _parts(subject)}
         fresh = count()
         whole = _Part("call", lambda _: subject.lm(f"call {next(fresh)}", stream=False))
-        timings = interleaved({"engine, whole call": partial(_one_round, subject, whole), **parts}, rounds)
+        timings = interleaved({"engine, whole call": partial(_block, subject, whole), **parts}, rounds)
     rows = [Row(f"{name}: CPU", "µs", spread(t.cpu_us for t in taken)) for name, taken in timings.items()]
     rest = [one[0].cpu_us - sum(t.cpu_us for t in one[1:]) for one in zip(*timings.values(), strict=True)]
     return [*rows, Row("engine, tasks and glue between these: CPU", "µs", spread(rest))]
 
 
-def _one_round(subject: Subject, part: _Part, _: int) -> Timing:
+def _block(subject: Subject, part: _Part, _: int) -> Timing:
     subject.next_test()
-    return subject.runtime.loop.run(_on_loop(part.work)) if part.on_loop else timed(part.work, CALLS)
+    return subject.runtime.loop.run(_on_loop(part.work)) if part.on_loop else timed(part.work)
 
 
 async def _on_loop(work: Callable[[int], Awaitable[object]]) -> Timing:
     start_ns, cpu_start_ns = time.perf_counter_ns(), time.process_time_ns()
-    for number in range(CALLS):
+    for number in range(BLOCK_CALLS):
         await work(number)
     cpu_ns, wall_ns = time.process_time_ns() - cpu_start_ns, time.perf_counter_ns() - start_ns
-    return Timing(wall_ns / CALLS / 1e3, cpu_ns / CALLS / 1e3)
+    return Timing(wall_ns / BLOCK_CALLS / 1e3, cpu_ns / BLOCK_CALLS / 1e3)
 
 
 def _request(subject: Subject, prompt: str) -> Request:

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
+#: A round is cut into blocks in which competitors take turns: noise often lasts longer than a block, seldom a round.
+BLOCKS = 10
+BLOCK_CALLS = 20
+
+
 class Timing(NamedTuple):
-    """One round of one competitor, per operation in µs: median wall time, and mean CPU time of the whole process."""
+    """Some operations of one competitor, each in µs: median wall time, and mean CPU time of the whole process."""
 
     wall_us: float
     cpu_us: float
@@ -53,35 +58,40 @@ class Row:
         return None if self.target is None else (self.compared or self.ours).median <= self.target
 
 
-def timed(work: Callable[[int], object], count: int) -> Timing:
-    """Do work `count` times, with the numbers from 0."""
+def timed(work: Callable[[int], object]) -> Timing:
+    """Time a block of work; `work` takes the numbers from 0."""
     gc.collect()  # nobody pays for the garbage of the one before
     walls_ns = []
     cpu_start_ns = time.process_time_ns()
-    for number in range(count):
+    for number in range(BLOCK_CALLS):
         start_ns = time.perf_counter_ns()
         work(number)
         walls_ns.append(time.perf_counter_ns() - start_ns)
     cpu_ns = time.process_time_ns() - cpu_start_ns
-    return Timing(statistics.median(walls_ns) / 1e3, cpu_ns / count / 1e3)
+    return Timing(statistics.median(walls_ns) / 1e3, cpu_ns / BLOCK_CALLS / 1e3)
 
 
-def interleaved(competitors: Mapping[str, Callable[[int], Timing]], rounds: int) -> dict[str, list[Timing]]:
-    """Let each competitor run once a round, a different one first each time; return their timings by name.
+def interleaved(
+    competitors: Mapping[str, Callable[[int], Timing]], rounds: int, blocks: int = BLOCKS
+) -> dict[str, list[Timing]]:
+    """Let competitors take turns, a different one first each time; return the timings of each, one a round.
 
     Args:
-        competitors: take the number of the round, 0 for one that warms up and does not count.
-        rounds: how many count.
+        competitors: each runs one block; they take its number, which never comes twice. Block 0 warms up and does not count.
+        rounds: how many to make.
+        blocks: of one competitor in a round.
     """
-    timings: dict[str, list[Timing]] = {name: [] for name in competitors}
+    taken: dict[str, list[Timing]] = {name: [] for name in competitors}
     names = list(competitors)
-    for number in range(rounds + 1):
+    for number in range(rounds * blocks + 1):
         names.append(names.pop(0))
         for name in names:
-            timing = competitors[name](number)
-            if number:
-                timings[name].append(timing)
-    return timings
+            taken[name].append(competitors[name](number))
+    return {name: [_pooled(all_[n : n + blocks]) for n in range(1, len(all_), blocks)] for name, all_ in taken.items()}
+
+
+def _pooled(blocks: Sequence[Timing]) -> Timing:
+    return Timing(statistics.median(t.wall_us for t in blocks), statistics.fmean(t.cpu_us for t in blocks))
 
 
 def spread(values: Iterable[float]) -> Spread:

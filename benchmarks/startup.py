@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.measure import Row, Timing, difference, interleaved
@@ -18,8 +19,8 @@ TESTS = 200
 LEAST_ROUNDS = 15
 MOST_MS = 10.0
 HEAVY = ("httpx", "diskcache", "jsonschema", "asyncio", "filelock")
-#: Other plugins are left out: they would import, and cost, the same in both runs.
-_ARGUMENTS = ["-q", "-p", "no:anyio", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:asyncio", "suite.py"]
+#: Plugins other than these are left out of both runs: some cost ten times what is measured.
+_KEPT = {"lmstudio", "xdist", "xdist.looponfail"}
 _PROGRAM = """
 import json, sys, time
 import pytest
@@ -54,6 +55,7 @@ def start_up(folder: Path, rounds: int) -> StartUp:
     timings = interleaved(
         {"with": lambda _: run("with"), "without": lambda _: run("without", "-p", "no:lmstudio")},
         max(rounds, LEAST_ROUNDS),
+        blocks=1,
     )
     rows = [
         difference(
@@ -67,9 +69,14 @@ def start_up(folder: Path, rounds: int) -> StartUp:
     return StartUp(rows, [name for name in heavy["with"] if name not in heavy["without"]])
 
 
+def _without_others() -> list[str]:
+    names = {point.name for point in metadata.entry_points(group="pytest11")} - _KEPT
+    return [argument for name in sorted(names | {"cacheprovider"}) for argument in ("-p", f"no:{name}")]
+
+
 def _pytest(folder: Path, more: tuple[str, ...]) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-    command = [sys.executable, "-c", _PROGRAM, json.dumps(HEAVY), *_ARGUMENTS, *more]
+    command = [sys.executable, "-c", _PROGRAM, json.dumps(HEAVY), "-q", "suite.py", *_without_others(), *more]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert found["status"] == 0, done.stdout

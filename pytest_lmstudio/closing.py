@@ -14,9 +14,12 @@ from pytest_lmstudio.record.stats import tally
 from pytest_lmstudio.report.bundle import write_bundle
 from pytest_lmstudio.report.json import write_report
 from pytest_lmstudio.server.logs import find_log, tail_of
+from pytest_lmstudio.text import printable
 from pytest_lmstudio.values import is_loopback
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_lmstudio.session import Run
 
 
@@ -53,12 +56,29 @@ def write(run: Run, exit_status: int) -> dict[str, Any] | None:
     common = {"run_id": run.run_id, "worker": "main", "pipeline_version": run.settings.pipeline_version}
     with EventWriter(run.folder / "events.jsonl", common) as events:
         events.write("run_end", exit_status=exit_status, tests=report["tests"])
-    write_report(report, run.folder / "report.json")
+    _put(run, run.folder / "report.json", lambda path: write_report(report, path))
     if run.settings.report:
-        write_report(report, Path(run.settings.report))
+        _put(run, Path(run.settings.report), lambda path: write_report(report, path))
+    if run.settings.html:
+        _put(run, Path(run.settings.html), lambda path: _write_page(run, report, path))
     if report["escalation"]["escalate"]:
-        write_bundle(run.folder, report, os.environ, _server_log(run))
+        _put(run, run.folder, lambda folder: write_bundle(folder, report, os.environ, _server_log(run)))
     return report
+
+
+def _put(run: Run, path: Path, write: Callable[[Path], object]) -> None:
+    """Write one file; one that cannot be written is told, and does not take the summary with it."""
+    try:
+        write(path)
+    except OSError as error:
+        run.unwritten.append(f"{printable(path)} cannot be written: {error.strerror}")
+
+
+def _write_page(run: Run, report: dict[str, Any], path: Path) -> None:
+    from pytest_lmstudio.record.history import calls_of
+    from pytest_lmstudio.report.html import write_page
+
+    write_page(report, calls_of(read_events(run.folder / "events.jsonl").events), path)
 
 
 def _server_log(run: Run) -> str | None:

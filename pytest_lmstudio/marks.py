@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +18,7 @@ DESCRIPTION = (
 )
 FIXTURES = frozenset({"lm", "alm", "reply"})
 
-#: The checked keywords of a test's marks.
+#: The checked keywords of an LM test's marks.
 OPTIONS = pytest.StashKey["Mapping[str, Any]"]()
 
 
@@ -34,18 +33,27 @@ def mark_items(items: Iterable[pytest.Item]) -> None:
         marked = item.get_closest_marker(MARKER)
         if uses_model and marked is None:
             item.add_marker(MARKER)
-        if marked is not None:
+        if uses_model or marked is not None:
             item.stash[OPTIONS] = _merged(item)
 
 
 def options_of(item: pytest.Item | None) -> Mapping[str, Any]:
-    """Return the checked keywords of a test's marks."""
-    return item.stash.get(OPTIONS, {}) if item is not None else {}
+    """Return the checked keywords of a test's marks, those included that a conftest added after collection.
+
+    Raises:
+        pytest.UsageError: such a mark is wrong.
+    """
+    if item is None:
+        return {}
+    try:
+        return _merged(item)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def is_llm(item: pytest.Item) -> bool:
-    """Tell whether a test is an LM test."""
-    return item.get_closest_marker(MARKER) is not None
+    """Tell whether a test is an LM test, as `mark_items` found; asked several times a test, in every suite."""
+    return OPTIONS in item.stash
 
 
 def needs_server(item: pytest.Item) -> bool:
@@ -65,6 +73,8 @@ def _merged(item: pytest.Item) -> dict[str, Any]:
 
 def _checked(item: pytest.Item, name: str, value: object) -> Any:
     if name not in values.MARKER:
+        import difflib
+
         near = difflib.get_close_matches(name, values.MARKER, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(_text(item, f"unknown keyword {name!r}; {hint}allowed: {', '.join(values.MARKER)}"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from pytest_lmstudio.errors import LMError
+if TYPE_CHECKING:
+    import pytest
 
 #: The attribute of a `TestReport` that carries our facts, also from worker to controller; plain data only.
 ATTRIBUTE = "lmstudio"
@@ -18,6 +17,10 @@ def lost_reason(error: BaseException | None) -> str | None:
 
     An exception group counts when every leaf of it does.
     """
+    if error is None:
+        return None
+    from pytest_lmstudio.errors import LMError  # not worth loading for suites whose tests pass
+
     if isinstance(error, LMError):
         return str(error) if error.category == "network" else None
     if isinstance(error, BaseExceptionGroup):
@@ -60,7 +63,8 @@ def word_of(report: Any) -> str | None:
     if facts_of(report).get("lost"):
         return "lm_error"
     if report.outcome == "failed":
-        return "failed" if report.when == "call" else "error"
+        # A crashed worker's test is reported in no phase; pytest counts it as failed too.
+        return "error" if report.when in {"setup", "teardown"} else "failed"
     expected = hasattr(report, "wasxfail")
     if report.outcome == "skipped":
         return "xfailed" if expected else "skipped"

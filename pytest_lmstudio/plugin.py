@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lmstudio import hooks, marks, options, outcome, xdist
+from pytest_lmstudio import hooks, interrupt, marks, options, outcome, xdist
 from pytest_lmstudio.fixtures import alm, lm, lm_session
 from pytest_lmstudio.session import RUN, open_run
 
@@ -82,12 +82,15 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     if not session.config.option.collectonly and any(map(marks.needs_server, getattr(session, "items", ()))):
         run.start_server(_say(session.config))
     try:
-        return (yield)
+        with interrupt.sigterm_interrupts(lambda: not run.is_worker and run.made_calls):
+            return (yield)
     except (KeyboardInterrupt, pytest.exit.Exception) as stop:
-        run.interrupted = type(stop) in {KeyboardInterrupt, pytest.exit.Exception}
+        if type(stop) in {KeyboardInterrupt, pytest.exit.Exception}:
+            run.interrupt()
         raise
     finally:
         if not run.is_worker and not run.interrupted and not session.config.option.collectonly:
+            run.close_calls()
             report = run.judge()
             if report is not None and report["gate"]["failed"]:
                 session.testsfailed += 1
@@ -96,10 +99,12 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Book the calls that follow to this test."""
-    item.config.stash[RUN].scope = None
-    if marks.is_llm(item):
-        item.config.stash[RUN].new_scope(item.nodeid)
-    return (yield)
+    run = item.config.stash[RUN]
+    run.begin_test(item.nodeid)
+    result = yield
+    if run.is_worker and run.interrupted_elsewhere:
+        item.session.shouldstop = "the run was interrupted"
+    return result
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -39,6 +39,8 @@ KEPT_RUNS = 20
 _IN_PROGRESS_S = 86_400.0
 #: How long calls in flight may take to end when the run is interrupted.
 DRAIN_S = 5.0
+#: The same in a worker: execnet interrupts it once more 5 s after it was told to end.
+_WORKER_DRAIN_S = 4.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Runtime:
         self._strategy = strategy
         self._fixed_model = fixed_model
         self._problems: set[str] = set()
+        self._closing = False
         self._models: dict[str, str] = {}
 
     @cached_property
@@ -144,7 +147,7 @@ class Runtime:
             self.transport,
             self.shared,
             wait_s=self.settings.wait,
-            log=self.events.write,
+            log=lambda *args, **fields: self.events.write(*args, **fields),  # opens the log no sooner than it must
             clean=lambda text: printable(redact(text, self.secrets), limit=500),
         )
 
@@ -167,6 +170,7 @@ class Runtime:
             timeouts=Timeouts(default_s),
             ready=self.preflight.ready,
             model_back=self.preflight.model_back,
+            interrupted=lambda: self.interrupted,
         )
 
     @cached_property
@@ -209,6 +213,15 @@ class Runtime:
     def _models_path(self) -> Path:
         return Path(self.settings.dir, "models.json")
 
+    def interrupt(self) -> None:
+        """Let no process of the run send anything more; what is in flight goes on."""
+        self.shared.interrupt()
+
+    @property
+    def interrupted(self) -> bool:
+        """Tell whether the run was interrupted, here or in another process."""
+        return "shared" in self.__dict__ and self.shared.interrupted_s > 0
+
     def close(self, *, interrupted: bool = False) -> list[str]:
         """End the calls in flight, and close all that was opened; return what went wrong, a line each.
 
@@ -217,9 +230,11 @@ class Runtime:
         """
         opened = self.__dict__
         if "loop" in opened and self.loop.usable:
-            if "engine" in opened:
-                self.engine.interrupted = interrupted
-            self.loop.finish(DRAIN_S if interrupted else 0.0)
+            if interrupted:
+                self.interrupt()
+            if interrupted and "engine" in opened:
+                self.loop.run(self.engine.end_waiting())
+            self.loop.finish(self._drain_s())
             if "transport" in opened:
                 self.loop.run(self.transport.close())
             self.loop.close()
@@ -233,6 +248,14 @@ class Runtime:
             return []
         self.events.close()
         return [f"events are missing from the log: {self.events.failed}"] if self.events.failed else []
+
+    def _drain_s(self) -> float:
+        """Return how long calls in flight may still take; a second interrupt, which ends the first close, gives none."""
+        since_s, again, self._closing = self.shared.interrupted_s, self._closing, True
+        if not since_s or again:
+            return 0.0
+        limit_s = DRAIN_S if self.identity.shared_dir is None else _WORKER_DRAIN_S
+        return max(0.0, limit_s - (time.monotonic() - since_s))
 
     def _open(self, folder: Path) -> dict[str, Any]:
         home = Path(self.settings.dir)

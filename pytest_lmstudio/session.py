@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
-import uuid
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +46,7 @@ class Run:
         self.scope: Scope | None = None
         self.gathered = Gathered()
         self.problems: list[str] = []
+        self.nodeid = ""
         self.interrupted = False
         self.server: EmbeddedServer | None = None
         self.report: dict[str, Any] | None = None
@@ -60,6 +57,8 @@ class Run:
     @cached_property
     def plugin_version(self) -> str:
         """Return the version that is installed."""
+        from importlib import metadata
+
         return metadata.version("pytest-lmstudio")
 
     # Before the tests.
@@ -130,6 +129,8 @@ class Run:
     def temporary_folder(self) -> str:
         """Return a folder on a local disk for this run alone."""
         if self._temporary is None:
+            import tempfile
+
             self._temporary = tempfile.mkdtemp(prefix="pytest-lmstudio-")
         return self._temporary
 
@@ -175,6 +176,10 @@ class Run:
             fixed_model=received["fixed_model"] if received else self.fixed_model(),
         )
 
+    def begin_test(self, nodeid: str) -> None:
+        """Book what comes to a test, or to nobody; its scope is made when something does come."""
+        self.scope, self.nodeid = None, nodeid
+
     def new_scope(self, nodeid: str) -> Scope:
         """Book what comes to a test."""
         from pytest_lmstudio.caller import Scope
@@ -198,7 +203,7 @@ class Run:
         from pytest_lmstudio.caller import Caller
 
         if item is None:
-            return Caller(self.runtime, lambda: self.scope or self.new_scope(""), {})
+            return Caller(self.runtime, lambda: self.scope or self.new_scope(self.nodeid), {})
         if self.scope is not None and self.scope.nodeid != item.nodeid:
             self.new_scope(item.nodeid)
         scope = self.scope or self.new_scope(item.nodeid)
@@ -221,6 +226,23 @@ class Run:
 
     # After the tests.
 
+    def interrupt(self) -> None:
+        """Note the interrupt, and let no process of the run send anything more."""
+        self.interrupted = True
+        if "runtime" in self.__dict__:
+            self.runtime.interrupt()
+        elif self._temporary is not None:
+            from pytest_lmstudio.engine.shared import Shared
+
+            shared = Shared(Path(self._temporary), self.settings.concurrency)
+            shared.interrupt()
+            shared.close()
+
+    @property
+    def interrupted_elsewhere(self) -> bool:
+        """Tell whether another process noted an interrupt."""
+        return "runtime" in self.__dict__ and self.runtime.interrupted
+
     def close_calls(self) -> None:
         """End the calls of this process."""
         if "runtime" in self.__dict__:
@@ -231,9 +253,14 @@ class Run:
         """Return where this run writes."""
         return Path(self.settings.dir, "runs", self.run_id)
 
+    @property
+    def made_calls(self) -> bool:
+        """Tell whether any process of the run made a call."""
+        return (self.folder / "events.jsonl").exists()
+
     def judge(self) -> dict[str, Any] | None:
         """Return the report as of now, None when the run made no call."""
-        if not (self.folder / "events.jsonl").exists():
+        if not self.made_calls:
             return None
         from pytest_lmstudio import closing
 
@@ -242,7 +269,7 @@ class Run:
     def finish(self, exit_status: int) -> None:
         """Write the report, if the run made a call."""
         self.close_calls()
-        if not (self.folder / "events.jsonl").exists():
+        if not self.made_calls:
             return
         from pytest_lmstudio import closing
 
@@ -263,6 +290,8 @@ class Run:
         if self.server is not None:
             self.server.stop()
         if self._temporary is not None:
+            import shutil
+
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 
@@ -288,7 +317,7 @@ def open_run(config: pytest.Config) -> Run:
 
 
 def _new_run_id() -> str:
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
 
 
 def _shown(path: Path, base: Path) -> Path:

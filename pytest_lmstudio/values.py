@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from pytest_lmstudio.settings import BreakerLimits
-from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,6 +30,8 @@ def quoted(value: object) -> str:
 
     A URL that holds a password is often no URL: an unescaped slash or @ in the password, or no scheme.
     """
+    from pytest_lmstudio.text import printable
+
     shown = re.sub(r"(?s)//.*@|^[^/]*:(?!//).*@", _without_password, value if isinstance(value, str) else repr(value))
     return f"'{printable(shown, limit=120)}'" if isinstance(value, str) else printable(shown, limit=120)
 
@@ -50,6 +50,8 @@ def shown(name: str, value: object) -> str:
         return "off"
     if isinstance(value, float):
         return f"{value:g}s"
+    from pytest_lmstudio.text import printable
+
     return printable(str(value), limit=200)
 
 
@@ -181,6 +183,8 @@ recipe = one_of(*RECIPES)
 
 def text(raw: str) -> str:
     """Read any text without control characters."""
+    from pytest_lmstudio.text import printable
+
     if printable(raw) != raw:
         msg = "expected text without control characters"
         raise ValueError(msg)
@@ -212,6 +216,8 @@ def url(raw: str) -> str:
     """Read a server's base URL; ``/v1`` at its end, a trailing and a double slash are mended."""
     if raw == "embedded":
         return raw
+    from urllib.parse import urlsplit
+
     expected = "expected a base URL such as http://127.0.0.1:1234, or 'embedded'"
     try:
         parts = urlsplit(text(raw))
@@ -232,6 +238,8 @@ def url(raw: str) -> str:
 
 def is_loopback(base_url: str) -> bool:
     """Tell whether a URL stays on this machine; such traffic never goes through a proxy of the environment."""
+    from urllib.parse import urlsplit
+
     return _LOOPBACK.fullmatch(urlsplit(base_url).hostname or "") is not None
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("numprocesses", (None,)),
     ("tx", ([], None)),
+    ("dist", ("no", None)),
     ("distload", (False, None)),
     ("usepdb", (False, None)),
     ("trace", (False, None)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.records import Attempt, Call
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from concurrent.futures import Executor
 
     from pytest_lmstudio.engine.attempt import Transport
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_lmstudio.reply import Reply
 
 PATHS = {"chat": "/v1/chat/completions", "embeddings": "/v1/embeddings"}
+_INTERRUPTED = Failure(ErrorKind.CANCELLED, "the run was interrupted", "waiting")
 _NOT_STORED = Stored(stored=False, evicted=0)
 
 
@@ -53,7 +55,9 @@ class Engine:
         timeouts: the hard limit of an attempt.
         ready: makes sure that server and model are there; raises `Refused` when they cannot be.
         model_back: waits until the models list shows a model again.
-        interrupted: set when the run is being interrupted; calls that end by it are failures.
+        interrupted: tells whether the run is being interrupted, here or in another process: nothing more is sent, and calls
+            that end by it are failures.
+        waiting: the calls that wait for breaker, slot or back-off.
     """
 
     transport: Transport
@@ -68,7 +72,8 @@ class Engine:
     timeouts: Timeouts
     ready: Callable[[Request], Awaitable[None]]
     model_back: Callable[[str], Awaitable[None]]
-    interrupted: bool = False
+    interrupted: Callable[[], bool]
+    waiting: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def call(self, request: Request, on_piece: Callable[[str], None] | None = None) -> Call:
         """Make a call to its end; its error is in the `Call`, not raised.
@@ -89,6 +94,28 @@ class Engine:
             return self.refuse(request, refused.failure, tuple(life.attempts))
         finally:
             life.free_slot()
+
+    async def end_waiting(self) -> None:
+        """End the calls that wait for their turn; those in flight go on."""
+        for task in self.waiting:
+            task.cancel()
+
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        """Let the present call be ended by `end_waiting`.
+
+        Raises:
+            Refused: the run was interrupted.
+        """
+        task = asyncio.current_task()
+        if task is not None:
+            self.waiting.add(task)
+        try:
+            yield
+        finally:
+            self.waiting.discard(task)  # type: ignore[arg-type]  # None is not in it
+        if self.interrupted():
+            raise Refused(_INTERRUPTED)
 
     def refuse(self, request: Request, failure: Failure, attempts: tuple[Attempt, ...] = ()) -> Call:
         """End a call for which nothing is sent, or sent any more."""
@@ -132,7 +159,8 @@ class _Life:
         await self.engine.ready(self.request)
         wait_s: float | None = 0.0
         while True:
-            probe = await self.place()
+            with self.engine.wait():
+                probe = await self.place()
             outcome = await self.attempt(probe=probe)
             if isinstance(outcome, Answer):
                 self.free_slot()
@@ -145,7 +173,8 @@ class _Life:
             if not (failure.kind is ErrorKind.TIMEOUT and failure.phase == "waiting"):
                 # After that one the server may still be computing the prompt, so nobody else gets the place meanwhile.
                 self.free_slot()
-            await self.back_off(failure, wait_s)
+            with self.engine.wait():
+                await self.back_off(failure, wait_s)
 
     async def place(self) -> bool:
         """Wait for breaker and slot; return whether the attempt is the breaker's probe."""
@@ -279,8 +308,7 @@ class _Life:
         """Record that nobody waits for the call any more: the run was interrupted, or the test went on without it."""
         number = self.number if self.in_attempt else 0
         latency_ms = round((time.monotonic() - self.started_s) * 1000, 1) if self.in_attempt else None
-        if self.engine.interrupted:
-            failure = Failure(ErrorKind.CANCELLED, "the run was interrupted", "waiting")
-            self.engine.books.failed(self.request, failure, attempt=number, latency_ms=latency_ms)
+        if self.engine.interrupted():
+            self.engine.books.failed(self.request, _INTERRUPTED, attempt=number, latency_ms=latency_ms)
         else:
             self.engine.books.abandoned(self.request, number, latency_ms)

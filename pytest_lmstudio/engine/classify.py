@@ -222,7 +222,7 @@ def _engine_status(status: int, body: object, message: str) -> int | None:
 
 
 def _with_code(body: dict[str, Any]) -> str:
-    """Return an error's message; its code goes before it, since the message alone may not tell (``model_not_found``)."""
+    """Return an error's message; its code goes before it, as the message alone may not tell (``model_not_found``)."""
     message, error = error_message(body), body.get("error")
     code = error.get("code") if isinstance(error, dict) else None
     return f"{code}: {message}" if isinstance(code, str) and code not in message else message

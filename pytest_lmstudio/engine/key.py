@@ -19,7 +19,7 @@ def canonical(value: Any) -> Any:
 
 
 def question(pipeline_version: str, endpoint: str, body: dict[str, Any], sample: int) -> dict[str, Any]:
-    """Return all that can change the answer: pipeline version, endpoint, the body with its model, the sample's index."""
+    """Return all that can change the answer: pipeline version, endpoint, body with its model, the sample's index."""
     return {"pipeline_version": pipeline_version, "endpoint": endpoint, "body": canonical(body), "sample": sample}
 
 

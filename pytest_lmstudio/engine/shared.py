@@ -6,6 +6,8 @@ import asyncio
 import json
 import mmap
 import os
+import struct
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -46,9 +46,11 @@ class Slots:
     async def acquire(self) -> int:
         """Wait for a slot; return its number, to be given back to `release`."""
         async with self._turn:
-            while (slot := self._take()) is None:
-                await self._freed()
-            return slot
+            while True:
+                counters = self._counters()  # before the look, or a release right after it is seen too late
+                if (slot := self._take()) is not None:
+                    return slot
+                await self._freed(counters)
 
     def release(self, slot: int) -> None:
         """Give a slot back."""
@@ -81,13 +83,12 @@ class Slots:
                 return slot
         return None
 
-    async def _freed(self) -> None:
-        """Wait until a slot may have become free."""
+    async def _freed(self, counters: bytes) -> None:
+        """Wait until a slot may have become free, since the release counters were those."""
         self._released.clear()
         if not self._locks:
             await self._released.wait()
             return
-        counters = self._counters()
         for _ in range(_LOOKS):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):

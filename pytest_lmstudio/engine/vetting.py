@@ -57,6 +57,9 @@ def vet(folder: Path, wait_s: float) -> None:
                     msg = "it holds a foreign setting"
                     raise ValueError(msg)
             _check_count(db)
+        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            msg = "its pages do not fit together"
+            raise ValueError(msg)
 
 
 def _check_files(path: Path) -> None:

@@ -22,7 +22,7 @@ class BadAnswer(ValueError):
 
 
 def encode(body: dict[str, Any], *, stream: bool | None) -> bytes:
-    """Return a request body as JSON; where the endpoint knows ``stream``, it is said, and a stream asks for token counts."""
+    """Return a request body as JSON; ``stream`` is said where the endpoint knows it; a stream asks for token counts."""
     sent = dict(body)
     if stream is not None:
         sent["stream"] = stream

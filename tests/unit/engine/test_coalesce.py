@@ -127,7 +127,7 @@ def test_other_keys_go_their_own_way_and_later_calls_ask_anew(coalescer: Coalesc
 def test_an_answer_that_the_cache_has_no_room_for_still_reaches_another_process(
     pair: tuple[Coalescer, Coalescer],
 ) -> None:
-    async def work() -> list[Seen]:
+    async def work() -> tuple[Seen, Seen]:
         leader = Caller(pair[0])
         await leader.leads.wait()
         follower = Caller(pair[1])

@@ -1,4 +1,4 @@
-"""Work that a run does once, and the bytes it has in common; a second `Shared` over a folder stands for another process."""
+"""Work that a run does once, and the bytes in common; a second `Shared` over a folder stands for another process."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_once_runs_once_for_all_who_ask(folder: Path | None) -> None:
 def test_when_the_producer_fails_only_its_caller_hears_of_it_and_the_next_one_produces(folder: Path | None) -> None:
     producer, shared = Producer(failures=1), Shared(folder, 1)
 
-    async def work() -> list[Any]:
+    async def work() -> list[dict[str, Any] | BaseException]:
         return await asyncio.gather(*(shared.once("it", producer) for _ in range(3)), return_exceptions=True)
 
     failed, *others = asyncio.run(work())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_lmstudio.engine.pressure import Pressure
 from pytest_lmstudio.engine.shared import Shared
 from pytest_lmstudio.engine.slots import Slots
 
@@ -33,19 +34,21 @@ def pair(tmp_path: Path) -> Iterator[tuple[Shared, Shared]]:
         shared.close()
 
 
+def slots_of(shared: Shared, most: int, first: int = 0) -> Slots:
+    return Slots(shared, most, Pressure(shared, most, None, lambda *_: None), first)
+
+
 async def settle() -> None:
     """Let every task get as far as it can without time passing."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-
-
 def test_slots_are_numbered_apart_and_the_limit_holds(shared: Shared) -> None:
     async def work() -> None:
-        slots = Slots(shared, 3)
+        slots = slots_of(shared, 3)
         held = [await slots.acquire() for _ in range(3)]
-        assert held == ([0, 1, 2] if shared.folder else [-1, -1, -1])
+        assert held == [0, 1, 2]
         fourth = asyncio.create_task(slots.acquire())
         await settle()
         assert not fourth.done()
@@ -57,7 +60,7 @@ def test_slots_are_numbered_apart_and_the_limit_holds(shared: Shared) -> None:
 
 def test_each_process_tries_its_own_slot_first(pair: tuple[Shared, Shared]) -> None:
     async def work() -> list[int]:
-        return [await Slots(shared, 2, first).acquire() for first, shared in enumerate(pair)]
+        return [await slots_of(shared, 2, first).acquire() for first, shared in enumerate(pair)]
 
     assert asyncio.run(work()) == [0, 1]
 
@@ -72,7 +75,7 @@ def test_slots_go_round_in_order_of_asking(shared: Shared) -> None:
         slots.release(slot)
 
     async def work() -> None:
-        slots = Slots(shared, 3)
+        slots = slots_of(shared, 3)
         await asyncio.gather(*(one(slots, number) for number in range(20)))
 
     asyncio.run(work())
@@ -89,7 +92,7 @@ def test_who_asks_later_does_not_overtake_those_who_wait_for_another_process(pai
         slots.release(slot)
 
     async def work() -> None:
-        ours, theirs = (Slots(shared, 2) for shared in pair)
+        ours, theirs = (slots_of(shared, 2) for shared in pair)
         held = [await theirs.acquire() for _ in range(2)]
         ones = [asyncio.create_task(one(ours, number)) for number in range(6)]
         await settle()
@@ -104,7 +107,7 @@ def test_who_asks_later_does_not_overtake_those_who_wait_for_another_process(pai
 
 def test_a_waiter_that_is_cancelled_takes_no_slot_with_it(shared: Shared) -> None:
     async def work() -> None:
-        slots = Slots(shared, 3)
+        slots = slots_of(shared, 3)
         held = [await slots.acquire() for _ in range(3)]
         waiters = [asyncio.create_task(slots.acquire()) for _ in range(4)]
         await settle()
@@ -125,7 +128,7 @@ def test_a_waiter_that_is_cancelled_takes_no_slot_with_it(shared: Shared) -> Non
 
 def test_a_waiter_for_another_process_that_is_cancelled_frees_the_way(pair: tuple[Shared, Shared]) -> None:
     async def work() -> None:
-        ours, theirs = (Slots(shared, 2) for shared in pair)
+        ours, theirs = (slots_of(shared, 2) for shared in pair)
         held = [await theirs.acquire() for _ in range(2)]
         waiters = [asyncio.create_task(ours.acquire()) for _ in range(3)]
         await settle()
@@ -139,7 +142,7 @@ def test_a_waiter_for_another_process_that_is_cancelled_frees_the_way(pair: tupl
 
 def test_others_are_those_of_this_process_and_of_others(pair: tuple[Shared, Shared]) -> None:
     async def work() -> None:
-        ours, theirs = (Slots(shared, 2) for shared in pair)
+        ours, theirs = (slots_of(shared, 2) for shared in pair)
         mine = await ours.acquire()
         assert not ours.others_in_flight()
         second = await ours.acquire()
@@ -158,7 +161,7 @@ def test_others_are_those_of_this_process_and_of_others(pair: tuple[Shared, Shar
 
 def test_one_process_alone_makes_no_files_and_knows_its_others() -> None:
     async def work() -> None:
-        slots = Slots(Shared(None, 2), 2)
+        slots = slots_of(Shared(None, 2), 2)
         await slots.acquire()
         assert not slots.others_in_flight()
         await slots.acquire()

@@ -1,0 +1,37 @@
+"""What ends a run early: SIGTERM, which a CI job that is stopped sends, is taken as Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextmanager
+def sigterm_interrupts(matters: Callable[[], bool]) -> Iterator[None]:
+    """Let the first SIGTERM raise `KeyboardInterrupt`, so that the report is still written; a second one kills.
+
+    Someone else's handler stays in place.
+
+    Args:
+        matters: asked when the signal comes; when it says no, the signal does what it did before.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if matters():
+            raise KeyboardInterrupt
+        signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
