@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure everything in one run, print a Markdown table, and write it as JSON if told where."""
+"""``python -m benchmarks``: measure everything in one run, print a Markdown table, write it as JSON if told where."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main() -> None:
     }
     print(_markdown(rows, facts))
     if given.json:
-        plain = {**facts, "rows": [{**_plain(row), "met": row.met} for row in rows]}
+        plain = {**facts, "rows": [{**asdict(row), "met": row.met} for row in rows]}
         given.json.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -52,25 +52,15 @@ def _load() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    plain = asdict(row)
-    for name in ("ours", "base", "compared"):
-        figure: Spread | None = getattr(row, name)
-        plain[name] = figure and {key: round(value, 3) for key, value in figure._asdict().items()}
-    return plain
-
-
 def _markdown(rows: list[Row], facts: dict[str, Any]) -> str:
     lines = [
         "| measured | with the plugin | without | ratio or difference (min to max) | target | met |",
         "|---|---:|---:|---:|---:|---|",
     ]
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
-    lines += ["", "Heavy modules that the plugin adds to a suite without LM tests: "
-              f"{', '.join(facts['imported_by_plugin']) or 'none'} (looked for: {', '.join(startup.HEAVY)}).",
-              f"Python {facts['python']}, {facts['machine']}, medians of {facts['rounds']} rounds "
-              f"({max(facts['rounds'], startup.LEAST_ROUNDS)} for the empty tests), "
-              f"load {facts['load_before']} before and {facts['load_after']} after."]  # fmt: skip
+    imported = ", ".join(facts["imported_by_plugin"]) or "none"
+    lines += ["", f"Of {', '.join(startup.HEAVY)} the plugin adds to a suite without LM tests: {imported}."]
+    lines += ["; ".join(f"{name.replace('_', ' ')}: {fact}" for name, fact in facts.items())]
     return "\n".join(lines)
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from pytest_lmstudio.records import Request
-
 _MESSAGE = {"role": "assistant", "content": "".join(TOKENS)}
 _BODY = {"model": MODEL, "choices": [{"index": 0, "message": _MESSAGE, "finish_reason": "stop"}], "usage": {}}
 _URL = "http://127.0.0.1:9"
@@ -78,16 +76,10 @@ async def _on_loop(work: Callable[[int], Awaitable[object]]) -> Timing:
     return Timing(wall_ns / BLOCK_CALLS / 1e3, cpu_ns / BLOCK_CALLS / 1e3)
 
 
-def _request(subject: Subject, prompt: str) -> Request:
-    ready = subject.caller.ready(subject.caller.plan_chat(prompt, None, {"stream": False}))
-    assert ready is not None
-    return ready.request
-
-
 def _parts(subject: Subject) -> list[_Part]:
     runtime, cache, books = subject.runtime, subject.runtime.cache, subject.runtime.books
     assert cache is not None
-    request = _request(subject, "part")
+    request = subject.request("part")
     answer = Answer(_BODY, 1.0, None, (), 0)
     entry = entry_of(request, answer)
     reply = reply_of(request, entry)
@@ -119,7 +111,7 @@ def _parts(subject: Subject) -> list[_Part]:
         await run_attempt(runtime.transport, "/v1/chat/completions", sent, timeout_s=45.0, check=check)
 
     return [
-        _Part("plan less key", lambda n: _request(subject, f"plan {n}")),
+        _Part("plan less key", lambda n: subject.request(f"plan {n}")),
         _Part("key", lambda _: cache_key(asked)),
         _Part("cache look-up (miss)", lambda n: cache.get(f"{n:064x}")),
         _Part("hop to the loop and back", lambda _: runtime.loop.run(nothing())),

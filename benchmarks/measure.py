@@ -77,7 +77,7 @@ def interleaved(
     """Let competitors take turns, a different one first each time; return the timings of each, one a round.
 
     Args:
-        competitors: each runs one block; they take its number, which never comes twice. Block 0 warms up and does not count.
+        competitors: each runs one block; they take its number. Block 0 warms up and does not count.
         rounds: how many to make.
         blocks: of one competitor in a round.
     """
@@ -100,13 +100,14 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(statistics.median(known), known[0], known[-1])
 
 
-def ratio(what: str, ours: Sequence[float], base: Sequence[float], target: float | None = None) -> Row:
-    """Compare two competitors in µs by their ratio in each round."""
-    ratios = spread(one / other for one, other in zip(ours, base, strict=True))
-    return Row(what, "µs", spread(ours), spread(base), ratios, target)
-
-
-def difference(what: str, ours: Sequence[float], base: Sequence[float], target: float | None = None) -> Row:
-    """Compare two competitors in ms by their difference in each round."""
-    differences = spread(one - other for one, other in zip(ours, base, strict=True))
-    return Row(what, "ms", spread(ours), spread(base), differences, target)
+def compared(
+    what: str,
+    ours: Sequence[float],
+    base: Sequence[float],
+    *,
+    unit: str,
+    how: Callable[[float, float], float],
+    most: float,
+) -> Row:
+    """Compare two competitors round by round; `how` is division or subtraction, `most` the target."""
+    return Row(what, unit, spread(ours), spread(base), spread(map(how, ours, base)), most)

@@ -9,7 +9,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MODEL = "bench-model"
 #: An answer as short as evals ask for, one event a token, as LM Studio streams it.
 TOKENS = tuple(f"word{n} " for n in range(16))
-_HEAD = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": MODEL}
+_HEAD: dict[str, Any] = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": MODEL}
 _USAGE = {"prompt_tokens": 12, "completion_tokens": len(TOKENS), "total_tokens": 12 + len(TOKENS)}
 
 
@@ -29,7 +29,9 @@ def _whole() -> bytes:
 
 def _streamed() -> bytes:
     head = {**_HEAD, "object": "chat.completion.chunk"}
-    choices = [[{"index": 0, "delta": {"content": token}, "finish_reason": None}] for token in TOKENS]
+    choices: list[list[dict[str, Any]]] = [
+        [{"index": 0, "delta": {"content": token}, "finish_reason": None}] for token in TOKENS
+    ]
     choices.append([{"index": 0, "delta": {}, "finish_reason": "stop"}])
     events = [json.dumps({**head, "choices": choice}) for choice in choices]
     events += [json.dumps({**head, "choices": [], "usage": _USAGE}), "[DONE]"]

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from importlib import metadata
+from operator import sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.measure import Row, Timing, difference, interleaved
+from benchmarks.measure import Row, Timing, compared, interleaved
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +29,8 @@ status = pytest.main(sys.argv[2:])
 heavy = [name for name in json.loads(sys.argv[1]) if name in sys.modules]
 print("\\n" + json.dumps({"status": int(status), "cpu_s": time.process_time(), "heavy": heavy}))
 """
-#: What switches plugins on or off, or sets the plugin's own settings.
-_FOREIGN = ("LM_", "LLM_", "LMSTUDIO_", "EVAL_", "PYTEST_")
+#: What switches plugins on or off, sets the plugin's own settings, or keeps Python from storing what it compiled.
+_FOREIGN = ("LM_", "LLM_", "LMSTUDIO_", "EVAL_", "PYTEST_", "PYTHONDONTWRITEBYTECODE")
 
 
 class StartUp(NamedTuple):
@@ -57,15 +58,11 @@ def start_up(folder: Path, rounds: int) -> StartUp:
         max(rounds, LEAST_ROUNDS),
         blocks=1,
     )
-    rows = [
-        difference(
-            f"suite of {TESTS} empty tests: {kind}",
-            [t[index] / 1e3 for t in timings["with"]],
-            [t[index] / 1e3 for t in timings["without"]],
-            MOST_MS,
-        )
-        for index, kind in ((1, "CPU"), (0, "wall"))
-    ]
+    rows = []
+    for n, kind in ((1, "CPU"), (0, "wall")):
+        ours_ms, base_ms = ([t[n] / 1e3 for t in timings[name]] for name in ("with", "without"))
+        what = f"suite of {TESTS} empty tests: {kind}"
+        rows.append(compared(what, ours_ms, base_ms, unit="ms", how=sub, most=MOST_MS))
     return StartUp(rows, [name for name in heavy["with"] if name not in heavy["without"]])
 
 
@@ -76,6 +73,7 @@ def _without_others() -> list[str]:
 
 def _pytest(folder: Path, more: tuple[str, ...]) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    environment["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")  # the first block fills it
     command = [sys.executable, "-c", _PROGRAM, json.dumps(HEAVY), "-q", "suite.py", *_without_others(), *more]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

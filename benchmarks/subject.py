@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pytest_lmstudio.records import Request
+
 #: Room for every answer of a benchmark, so that each is stored, which is the dearer case.
 _ROOM = 1_000_000
 
@@ -27,6 +29,12 @@ class Subject(NamedTuple):
     caller: Caller
     runtime: Runtime
     scopes: list[Scope]
+
+    def request(self, prompt: str) -> Request:
+        """Return what a call would ask."""
+        ready = self.caller.ready(self.caller.plan_chat(prompt, None, {}))
+        assert ready is not None
+        return ready.request
 
     def next_test(self) -> None:
         """Book what follows to a new test, as happens in a suite; one test's list of calls would grow and grow."""

@@ -52,7 +52,7 @@ def sorted_out(settings: Settings, marker: Mapping[str, Any], keywords: dict[str
     """Sort a call's keywords, which beat the marker's, which beat the settings.
 
     Args:
-        settings: as `effective` returns them.
+        settings: the run's.
         marker: keywords of the test's marker.
         keywords: keywords of the call.
 
@@ -71,10 +71,8 @@ def sorted_out(settings: Settings, marker: Mapping[str, Any], keywords: dict[str
             params[name] = _checked(_CHECKED[name], name, value) if name in _CHECKED and value is not None else value
         else:
             raise TypeError(_unknown(name))
-    options = _options(settings, transport)
-    return Asked(
-        transport.get("model", marker.get("model")), options, {k: v for k, v in params.items() if v is not None}
-    )
+    travel = {**marker, **transport}
+    return Asked(travel.get("model"), _options(settings, travel), {k: v for k, v in params.items() if v is not None})
 
 
 def _options(settings: Settings, transport: Mapping[str, Any]) -> CallOptions:

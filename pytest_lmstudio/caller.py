@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_lmstudio import asking
+from pytest_lmstudio import asking, values
 from pytest_lmstudio.engine.answers import pieces_of, prompt_chars, reply_of
 from pytest_lmstudio.engine.classify import Failure, Refused
 from pytest_lmstudio.engine.key import cache_key, question
@@ -104,7 +104,7 @@ class Caller:
     ) -> Planned:
         """Plan one chat completion."""
         __tracebackhide__ = True
-        asked = asking.sorted_out(self.settings, self._marker, keywords)
+        asked = asking.sorted_out(self.runtime.settings, self._marker, keywords)
         content: dict[str, Any] = {
             "messages": asking.messages_for(prompt, self._marker.get("system") if system is None else system)
         }
@@ -112,6 +112,9 @@ class Caller:
             from pytest_lmstudio import schema as schemas  # jsonschema costs 30 ms that most suites need not pay
 
             schemas.check_schema(schema)
+            if "response_format" in asked.params:
+                msg = "a call with a schema sets response_format itself; leave one of the two out"
+                raise TypeError(msg)
             content["response_format"] = schemas.response_format(schema or {})
         return Planned("chat", asked, content, schema, sample)
 
@@ -133,7 +136,9 @@ class Caller:
     def plan_embed(self, texts: object, keywords: dict[str, Any]) -> Planned:
         """Plan one request for embeddings."""
         __tracebackhide__ = True
-        asked = asking.sorted_out(replace(self.settings, params=()), {}, keywords)
+        # Parameters and the model of the settings and marks are meant for chats.
+        travel = {name: value for name, value in self._marker.items() if name in values.TRANSPORT and name != "model"}
+        asked = asking.sorted_out(replace(self.runtime.settings, params=()), travel, keywords)
         return Planned("embeddings", asked, {"input": asking.texts_for(texts)})
 
     # Making ready.
@@ -169,8 +174,8 @@ class Caller:
     def _request(self, plan: Planned, model: str) -> Request:
         __tracebackhide__ = True
         body = {"model": model, **plan.content, **plan.asked.params}
-        asked = question(self.settings.pipeline_version, plan.endpoint, body, plan.sample)
         try:
+            asked = question(self.settings.pipeline_version, plan.endpoint, body, plan.sample)
             key = cache_key(asked)
         except (TypeError, ValueError, RecursionError) as error:
             msg = f"the request holds something that JSON cannot carry: {error}"

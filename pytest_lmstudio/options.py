@@ -95,10 +95,14 @@ class Resolved(NamedTuple):
     sources: Mapping[str, Source]
 
     @property
+    def concurrency_given(self) -> bool:
+        """Tell whether the user said how many requests may be in flight; a recipe does not count."""
+        return self.sources.get("concurrency", "default") in {"command line", "environment", "ini"}
+
+    @property
     def wants_workers(self) -> bool:
         """Tell whether the user asked for something that implies xdist workers."""
-        concurrency = self.sources.get("concurrency", "default")
-        return concurrency in {"command line", "environment", "ini"} or self.sources.get("url") == "command line"
+        return self.concurrency_given or self.sources.get("url") == "command line"
 
 
 def add_options(parser: pytest.Parser) -> None:

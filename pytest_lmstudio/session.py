@@ -15,7 +15,6 @@ import pytest
 from pytest_lmstudio import marks, options, outcome, xdist
 from pytest_lmstudio.gathered import Gathered
 from pytest_lmstudio.settings import Settings
-from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +101,7 @@ class Run:
         """Return the lines of pytest's header: what differs from the defaults."""
         lines = options.header_lines(self.resolved, self.config.rootpath / ".lmstudio")
         if self.starts_workers:
-            why = "--lmstudio-url" if "concurrency" not in self.resolved.sources else "the concurrency given"
+            why = "the concurrency given" if self.resolved.concurrency_given else "--lmstudio-url"
             lines.append(
                 f"lmstudio: {self.settings.concurrency} xdist workers, because of {why} (-n0 runs all in this process)"
             )

@@ -50,7 +50,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     LM Studio's own tokens (``sk-lm-...``) are known by their form, whether named as secrets or not.
     """
     for secret in sorted({s for s in secrets if s}, key=len, reverse=True):
-        text = _mask(text, secret)
+        text = mask(text, secret, _SHORTEST_PREFIX)
     return _LM_STUDIO_TOKEN.sub(MASK, text)
 
 
@@ -64,11 +64,18 @@ def _escape(match: re.Match[str]) -> str:
     return _NAMED.get(char) or char.encode("unicode_escape").decode("ascii")
 
 
-def _mask(text: str, secret: str) -> str:
-    """Mask every place where the secret begins, as far as it goes on: messages quote tokens cut short."""
-    head, parts, end = secret[:_SHORTEST_PREFIX], [], 0
+def mask(text: str, secret: str, shortest: int, shown: str = MASK) -> str:
+    """Mask every place where the secret begins, as far as it goes on: messages quote texts cut short.
+
+    Args:
+        text: what may hold it.
+        secret: what may not be shown.
+        shortest: how many of its characters tell too much.
+        shown: what stands there instead.
+    """
+    head, parts, end = secret[:shortest], [], 0
     while (start := text.find(head, end)) >= 0:
-        parts += [text[end:start], MASK]
+        parts += [text[end:start], shown]
         end = start + _common_length(text[start : start + len(secret)], secret)
     return "".join([*parts, text[end:]])
 

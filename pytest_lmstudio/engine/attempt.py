@@ -69,6 +69,8 @@ class _Progress:
     fresh: bool = False
     answered: bool = False
     first_piece_s: float | None = None
+    until_s: float = float("inf")
+    whole_s: float | None = None
 
     async def trace(self, event: str, _info: dict[str, Any]) -> None:
         if event == "http11.send_request_body.complete":
@@ -79,7 +81,7 @@ class _Progress:
             self.answered = True
 
     def elapsed_ms(self) -> float:
-        return (time.monotonic() - self.started_s) * 1000
+        return ((self.whole_s or time.monotonic()) - self.started_s) * 1000
 
 
 class Transport:
@@ -89,7 +91,7 @@ class Transport:
         self.url = url
         self._urls: dict[str, httpx.URL] = {}
         self._headers = [
-            (b"Host", urlsplit(url).netloc.encode("idna" if not url.isascii() else "ascii")),
+            (b"Host", httpx.URL(url).netloc),
             (b"Content-Type", b"application/json"),
             (b"Accept", b"application/json, text/event-stream"),
             (b"User-Agent", b"pytest-lmstudio"),
@@ -149,7 +151,10 @@ async def get_json(transport: Transport, path: str, timeout_s: float) -> tuple[i
     try:
         async with asyncio.timeout(timeout_s):
             response = await transport.exchange("GET", path, progress=progress)
-            text = await _read(response)
+            try:
+                text = await _read(response)
+            finally:
+                await response.aclose()
     except (TimeoutError, httpx.HTTPError, OSError, Refused) as error:
         raise AttemptFailed(_failure(error, progress, timeout_s), progress.elapsed_ms(), 0) from None
     return response.status_code, _json(text)
@@ -181,7 +186,8 @@ async def run_attempt(  # noqa: PLR0913  # one attempt needs all of it
         AttemptFailed: no whole answer came.
     """
     stale_reconnects = 0
-    progress = _Progress(time.monotonic())
+    started_s = time.monotonic()
+    progress = _Progress(started_s, until_s=started_s + timeout_s - _TAIL_S / 5)
     try:
         async with asyncio.timeout(timeout_s):
             while True:
@@ -189,10 +195,10 @@ async def run_attempt(  # noqa: PLR0913  # one attempt needs all of it
                     body, pieces = await _exchange(transport, path, content, progress, on_piece, stale_reconnects)
                     break
                 except httpx.TransportError:
-                    if stale_reconnects or progress.fresh or progress.answered or progress.phase == "connecting":
+                    if stale_reconnects or progress.fresh or progress.answered:
                         raise
                     stale_reconnects = 1
-                    progress = _Progress(progress.started_s)
+                    progress = _Progress(started_s, until_s=progress.until_s)
             body = check(body)
     except (TimeoutError, httpx.HTTPError, OSError, wire.BadAnswer, wire.StreamError, Refused) as error:
         failure = _failure(error, progress, timeout_s)
@@ -272,7 +278,8 @@ async def _read_stream(
         async for chunk in chunks:
             _take(events.feed(chunk), events, progress, lengths, on_piece)
             if events.done:
-                await _drain(chunks)
+                progress.whole_s = time.monotonic()
+                await _drain(chunks, min(_TAIL_S, progress.until_s - progress.whole_s))
                 break
         _take(events.close(), events, progress, lengths, on_piece)
     except httpx.TransportError:
@@ -297,10 +304,10 @@ def _take(
             on_piece(piece)
 
 
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
+async def _drain(chunks: AsyncIterator[bytes], most_s: float) -> None:
     """Read the end of a body so that its connection can be used again; some servers never send one."""
     with suppress(TimeoutError, httpx.TransportError):
-        async with asyncio.timeout(_TAIL_S):
+        async with asyncio.timeout(most_s):
             async for _ in chunks:
                 pass
 

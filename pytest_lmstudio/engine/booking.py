@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.answers import is_cut_thinking, prompt_texts
 from pytest_lmstudio.errors import LMError, describe, make_error
-from pytest_lmstudio.text import printable, redact
+from pytest_lmstudio.text import mask, printable, redact
 
 if TYPE_CHECKING:
     from pytest_lmstudio.engine.attempt import Answer
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _MESSAGE_CHARS = 500
 _NAME_CHARS = 100
+#: So many characters of a prompt make a quotation; fewer may be words of the message's own.
+_QUOTED_CHARS = 40
 
 
 class Books:
@@ -109,7 +112,8 @@ class Books:
         if not message:
             return ""
         for text in prompt_texts(request.body):
-            message = message.replace(text, "[prompt]")
+            for form in {text, json.dumps(text)[1:-1]}:
+                message = mask(message, form, _QUOTED_CHARS, "[prompt]")
         return printable(redact(message, self._secrets), limit=_MESSAGE_CHARS)
 
     def error(self, request: Request, failure: Failure, attempts: int) -> LMError:

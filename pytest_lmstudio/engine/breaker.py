@@ -90,6 +90,10 @@ class BreakerState:
         counted = replace(self, failures=self.failures + 1, counted_at_s=now_s)
         return counted._pause(now_s, limits) if counted.failures >= limits.failures else counted
 
+    def unprobed(self, now_s: float) -> BreakerState:
+        """Take back a probe that was given up without a result, so that the next call may probe."""
+        return replace(self, until_s=now_s) if _PHASES[self.phase] == "probing" else self
+
     def _pause(self, now_s: float, limits: BreakerLimits) -> BreakerState:
         given_up = self.pauses >= MOST_PAUSES
         return replace(
@@ -166,6 +170,11 @@ class Breaker:
             after = before.failed(started_s, time.monotonic(), self._limits, probe=probe)
             self._store(after)
         self._announce(before, after)
+
+    def unprobed(self) -> None:
+        """Take back a probe that was given up without a result."""
+        with self._shared.guard():
+            self._store(self._load().unprobed(time.monotonic()))
 
     def _announce(self, before: BreakerState, after: BreakerState) -> None:
         if before.phase != after.phase:

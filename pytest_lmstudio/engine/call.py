@@ -113,7 +113,7 @@ class Engine:
         try:
             yield
         finally:
-            self.waiting.discard(task)  # type: ignore[arg-type]  # None is not in it
+            self.waiting.discard(task)
         if self.interrupted():
             raise Refused(_INTERRUPTED)
 
@@ -218,6 +218,10 @@ class _Life:
             )
         except AttemptFailed as failed:
             outcome = failed
+        except asyncio.CancelledError:
+            if probe:
+                self.engine.breaker.unprobed()
+            raise
         self.tell(outcome, probe=probe)
         return outcome
 
@@ -270,7 +274,8 @@ class _Life:
 
     def forgiven(self, failure: Failure) -> Failure:
         """Forgive, once, a full context that other requests may have filled."""
-        if failure.shared_context and not self.attempts and self.engine.slots.others_in_flight():
+        before = any(attempt.kind is failure.kind for attempt in self.attempts)
+        if failure.shared_context and not before and self.engine.slots.others_in_flight():
             return replace(failure, forgiven=True)
         return failure
 

@@ -32,7 +32,8 @@ def vet(folder: Path, wait_s: float) -> None:
     """Look a database over before diskcache reads it, since that runs what the table of settings says.
 
     Raises:
-        ValueError: it points outside of its folder, holds tables, triggers or settings that diskcache did not make, or counts its rows wrongly.
+        ValueError: it is damaged, points outside of its folder, counts its rows wrongly, or holds tables, triggers or
+            settings that diskcache did not make.
         sqlite3.OperationalError: it cannot be written now; diskcache would wait for a minute.
         sqlite3.Error: it is no database.
     """

@@ -33,7 +33,7 @@ def escaped(text: object, limit: int = _LONGEST) -> Markup:
 
 
 def prose(text: str) -> Markup:
-    """Return our own advice with its commands and options, which are between backticks or begin with ``--``, as code."""
+    """Return our own advice with its commands (between backticks) and options (``--name``) as code."""
     parts = _CODE.split(printable(text, _LONGEST))
     return joined(tag("code", part.strip("`")) if i % 2 else part for i, part in enumerate(parts))
 

@@ -136,8 +136,10 @@ def test_the_last_model_of_each_url_is_remembered_over_runs(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "[" * 100_000, '{"http://127.0.0.1:9": []}', '{"http://127.0.0.1:9": {"chat": 5}}']
-    + ['{"http://127.0.0.1:9": {"chat": ""}}', '{"http://127.0.0.1:9": {"chat": "a\\u001bb"}}', "\xff"],
+    [
+        *("", "{", "[]", "[" * 100_000, '{"http://127.0.0.1:9": []}', '{"http://127.0.0.1:9": {"chat": 5}}'),
+        *('{"http://127.0.0.1:9": {"chat": ""}}', '{"http://127.0.0.1:9": {"chat": "a\\u001bb"}}', "\xff"),
+    ],
     ids=["empty", "cut", "list", "deep", "no names", "number", "no name", "control", "no ASCII"],
 )
 def test_a_file_of_models_that_somebody_spoiled_tells_nothing(tmp_path: Path, text: str) -> None:

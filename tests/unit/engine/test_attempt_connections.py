@@ -101,7 +101,6 @@ class DeadWhileSending(Transport):
         return await super().exchange(method, path, content, progress, fresh=True)
 
 
-@pytest.mark.xfail(reason="run_attempt takes a reset in the midst of the body for a failure to connect", strict=True)
 def test_a_kept_connection_that_dies_while_a_long_prompt_is_sent_is_replaced() -> None:
     async def work(url: str) -> tuple[str, int]:
         transport = DeadWhileSending(url, None)

@@ -229,7 +229,6 @@ def speak_plainly(listener: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-@pytest.mark.xfail(reason="get_json does not close its response, so its connection is never given back", strict=True)
 def test_a_list_is_asked_for_over_one_connection_again_and_again() -> None:
     async def ask(url: str) -> list[int]:
         transport = Transport(url, None)

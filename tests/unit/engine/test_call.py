@@ -169,7 +169,6 @@ def test_a_full_context_is_not_forgiven_to_a_request_alone(bench: Opened) -> Non
         assert (len(call.attempts), call.error.category) == (1, "other")
 
 
-@pytest.mark.xfail(reason="only the first attempt of a call is forgiven a full context", strict=True)
 def test_a_full_context_is_forgiven_after_another_error_too(bench: Opened) -> None:
     with bench(concurrency=2) as it:
         it.server.when(lambda seen: seen.text == "other", reply("slow", delay_s=0.5))
@@ -273,9 +272,6 @@ def test_a_rate_limit_does_not_open_the_breaker(bench: Opened) -> None:
         assert it.events("breaker_open") == []
 
 
-@pytest.mark.xfail(
-    reason="a cancelled probe is not given back, so all wait until its limit and 5 s have passed", strict=True
-)
 def test_a_probe_that_is_cancelled_lets_the_next_one_probe(bench: Opened) -> None:
     with bench(breaker=BreakerLimits(1, 0.05)) as it:
         it.server.script(html_500(), hang())
