@@ -15,7 +15,8 @@ from benchmarks.server import MODEL, TOKENS
 from benchmarks.subject import Subject, opened
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.answers import check_answer, entry_of, reply_of
-from pytest_lmstudio.engine.attempt import Answer, Transport, run_attempt
+from pytest_lmstudio.engine.attempt import Answer, run_attempt
+from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.engine.cache import Stored
 from pytest_lmstudio.engine.key import cache_key, question
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.server import MODEL
-from pytest_lmstudio.caller import Caller, Scope
-from pytest_lmstudio.client import LM
+from pytest_lmstudio.client.caller import Caller, Scope
+from pytest_lmstudio.client.lm import LM
 from pytest_lmstudio.engine.retry import exponential
 from pytest_lmstudio.runtime import Identity, Runtime
 from pytest_lmstudio.settings import Settings

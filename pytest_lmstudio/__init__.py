@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_lmstudio.client import LM, AsyncLM
+    from pytest_lmstudio.client.lm import LM, AsyncLM
     from pytest_lmstudio.engine.retry import Retry, RetryStrategy
     from pytest_lmstudio.errors import (
         ErrorKind,
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pytest_lmstudio.settings import Settings
 
 _HOMES = {
-    "LM": "client",
-    "AsyncLM": "client",
+    "LM": "client.lm",
+    "AsyncLM": "client.lm",
     "ErrorKind": "errors",
     "LMAuthError": "errors",
     "LMCacheMissError": "errors",

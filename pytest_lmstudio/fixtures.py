@@ -11,7 +11,7 @@ from pytest_lmstudio.session import RUN
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_lmstudio.client import LM, AsyncLM
+    from pytest_lmstudio.client.lm import LM, AsyncLM
 
 
 @pytest.fixture

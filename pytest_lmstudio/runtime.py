@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_lmstudio.engine.attempt import Transport
+from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.engine.booking import Books
 from pytest_lmstudio.engine.breaker import Breaker, BreakerState
 from pytest_lmstudio.engine.cache import AnswerCache, next_run

@@ -19,8 +19,8 @@ from pytest_lmstudio.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_lmstudio.caller import Scope
-    from pytest_lmstudio.client import LM, AsyncLM
+    from pytest_lmstudio.client.caller import Scope
+    from pytest_lmstudio.client.lm import LM, AsyncLM
     from pytest_lmstudio.engine.retry import RetryStrategy
     from pytest_lmstudio.report.terminal import Line
     from pytest_lmstudio.runtime import Runtime
@@ -181,25 +181,25 @@ class Run:
 
     def new_scope(self, nodeid: str) -> Scope:
         """Book what comes to a test."""
-        from pytest_lmstudio.caller import Scope
+        from pytest_lmstudio.client.caller import Scope
 
         self.scope = Scope(nodeid)
         return self.scope
 
     def client(self, item: pytest.Item | None) -> LM:
         """Return a client for a test, or (None) for whichever test is being set up."""
-        from pytest_lmstudio.client import LM
+        from pytest_lmstudio.client.lm import LM
 
         return LM(self._caller(item))
 
     def async_client(self, item: pytest.Item) -> AsyncLM:
         """Return a client for an async test."""
-        from pytest_lmstudio.client import AsyncLM
+        from pytest_lmstudio.client.lm import AsyncLM
 
         return AsyncLM(self._caller(item))
 
     def _caller(self, item: pytest.Item | None) -> Any:
-        from pytest_lmstudio.caller import Caller
+        from pytest_lmstudio.client.caller import Caller
 
         if item is None:
             return Caller(self.runtime, lambda: self.scope or self.new_scope(self.nodeid), {})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from concurrent.futures import Executor
 
-    from pytest_lmstudio.engine.attempt import Transport
+    from pytest_lmstudio.engine.transport import Transport
     from pytest_lmstudio.engine.booking import Books
     from pytest_lmstudio.engine.breaker import Breaker
     from pytest_lmstudio.engine.cache import AnswerCache

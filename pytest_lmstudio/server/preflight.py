@@ -19,7 +19,7 @@ from pytest_lmstudio.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_lmstudio.engine.attempt import Transport
+    from pytest_lmstudio.engine.transport import Transport
     from pytest_lmstudio.engine.shared import Shared
     from pytest_lmstudio.records import Endpoint, Request
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_lmstudio.engine.attempt import AttemptFailed, Transport, run_attempt
+from pytest_lmstudio.engine.attempt import AttemptFailed, run_attempt
+from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.engine.cache import AnswerCache
 from pytest_lmstudio.engine.coalesce import Coalescer
 from pytest_lmstudio.engine.loop import Loop

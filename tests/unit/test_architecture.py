@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT_PYTEST = {"plugin", "fixtures", "session", "options", "xdist", "cases", "hooks"}
 #: The one home of each library: everything else goes through that module.
 HOME_OF = {
-    "httpx": {"engine.attempt"},
+    "httpx": {"engine.transport"},
     "diskcache": {"engine.cache"},
     "filelock": {"engine.locks", "record.events"},
     "xllamacpp": {"server.embedded"},

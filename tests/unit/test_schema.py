@@ -8,7 +8,7 @@ import pytest
 
 from pytest_lmstudio.errors import LMSchemaError
 from pytest_lmstudio.reply import Reply
-from pytest_lmstudio.schema import check_schema, parse, response_format
+from pytest_lmstudio.client.schema import check_schema, parse, response_format
 
 PERSON = {
     "type": "object",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from pytest_lmstudio.engine.attempt import Transport
+from pytest_lmstudio.engine.transport import Transport
 from tests.standin import (
     StandIn,
     close_before_headers,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lmstudio.engine import attempt as room
-from pytest_lmstudio.engine.attempt import Answer, AttemptFailed, Transport, get_json
+from pytest_lmstudio.engine import transport as room
+from pytest_lmstudio.engine.attempt import Answer, AttemptFailed, get_json
+from pytest_lmstudio.engine.transport import Transport
 from tests.standin import (
     StandIn,
     auth_401,

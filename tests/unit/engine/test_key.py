@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_lmstudio.asking import effective, sorted_out
+from pytest_lmstudio.client.asking import effective, sorted_out
 from pytest_lmstudio.engine.key import cache_key, canonical, question
 from pytest_lmstudio.settings import Settings
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_lmstudio import asking, values
+from pytest_lmstudio import values
+from pytest_lmstudio.client import asking
 from pytest_lmstudio.engine.answers import pieces_of, prompt_chars, reply_of
 from pytest_lmstudio.engine.classify import Failure, Refused
 from pytest_lmstudio.engine.key import cache_key, question
@@ -109,7 +110,7 @@ class Caller:
             "messages": asking.messages_for(prompt, self._marker.get("system") if system is None else system)
         }
         if schema is not None or need_schema:
-            from pytest_lmstudio import schema as schemas  # jsonschema costs 30 ms that most suites need not pay
+            from pytest_lmstudio.client import schema as schemas  # jsonschema costs 30 ms that most suites need not pay
 
             schemas.check_schema(schema)
             if "response_format" in asked.params:
@@ -269,7 +270,7 @@ class Caller:
             raise RuntimeError(msg)
         if schema is None:
             return reply
-        from pytest_lmstudio import schema as schemas
+        from pytest_lmstudio.client import schema as schemas
 
         return replace(reply, parsed=schemas.parse(reply, schema))
 

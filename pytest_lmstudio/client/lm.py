@@ -7,7 +7,7 @@ import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from pytest_lmstudio.caller import Caller, Ready
+from pytest_lmstudio.client.caller import Caller, Ready
 from pytest_lmstudio.engine.classify import Refused
 from pytest_lmstudio.errors import LMError
 from pytest_lmstudio.records import Call
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
-    from pytest_lmstudio.caller import Item, Planned
+    from pytest_lmstudio.client.caller import Item, Planned
     from pytest_lmstudio.records import ModelInfo
     from pytest_lmstudio.reply import Reply
     from pytest_lmstudio.settings import Settings

@@ -1,0 +1,1 @@
+"""What tests call: from keywords to a request, and from an answer to a reply."""
