@@ -16,9 +16,9 @@ from benchmarks.subject import Subject, opened
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.answers import check_answer, entry_of, reply_of
 from pytest_lmstudio.engine.attempt import Answer, run_attempt
-from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.engine.cache import Stored
 from pytest_lmstudio.engine.key import cache_key, question
+from pytest_lmstudio.engine.transport import Response, Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,9 +37,9 @@ class _Bytes(httpx.AsyncByteStream):
 class _NoWire(Transport):
     """Answers on the spot."""
 
-    async def exchange(self, *_args: Any, **_keywords: Any) -> httpx.Response:
+    async def send(self, *_args: Any, **_keywords: Any) -> Response:
         """Return an answer to anything; a list of models is none, which is what other servers say."""
-        return httpx.Response(200, headers=[(b"content-type", b"application/json")], stream=_Bytes())
+        return Response(httpx.Response(200, headers=[(b"content-type", b"application/json")], stream=_Bytes()))
 
 
 class _Part(NamedTuple):

@@ -174,8 +174,8 @@ KINDS: dict[ErrorKind, KindSpec] = {
         False,
         LMNetworkError,
         "is not there",
-        "start it with `lms server start`, or give its address with --lmstudio-url; --lmstudio-wait=60 waits for one that "
-        "is still starting",
+        "start it with `lms server start`, or give its address with --lmstudio-url; --lmstudio-wait=60 waits for one "
+        "that is still starting",
     ),
     ErrorKind.CONTEXT_OVERFLOW: KindSpec(
         "other",
@@ -228,7 +228,7 @@ KINDS: dict[ErrorKind, KindSpec] = {
 }
 
 
-def make_error(  # noqa: PLR0913  # one place builds every LMError, from all its facts
+def make_error(  # one place builds every LMError, from all its facts
     kind: ErrorKind,
     message: str,
     *,
@@ -245,7 +245,7 @@ def make_error(  # noqa: PLR0913  # one place builds every LMError, from all its
     )
 
 
-def describe(  # noqa: PLR0913  # a message names all of it
+def describe(  # a message names all of it
     kind: ErrorKind, message: str, *, url: str, model: str | None, attempt: int, of: int, phase: Phase | None
 ) -> str:
     """Return the text of an error: subject, event, facts; then what to do."""

@@ -24,7 +24,7 @@ def lm(request: pytest.FixtureRequest) -> Iterator[LM]:
 
 @pytest.fixture
 def alm(request: pytest.FixtureRequest) -> AsyncLM:
-    """Ask the model from an async test: ``await alm("What is the capital of France?")``."""
+    """Ask the model from an async test, with ``await``; else as `lm`."""
     return request.config.stash[RUN].async_client(request.node)
 
 

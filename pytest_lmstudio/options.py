@@ -49,38 +49,94 @@ class Option(NamedTuple):
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("url", "LMSTUDIO_URL", "URL", "Base URL of the server, or 'embedded' for a llama.cpp server of the run's own",
-           values.url),
+    Option(
+        "url",
+        "LMSTUDIO_URL",
+        "URL",
+        "Base URL of the server, or 'embedded' for a llama.cpp server of the run's own",
+        values.url,
+    ),
     Option("model", "LMSTUDIO_MODEL", "ID", "Model to ask; by default the one that is loaded", values.name),
-    Option("timeout", "LLM_REQUEST_TIMEOUT_MS", "SECONDS", "Hard limit of one attempt, or 'auto'",
-           values.timeout, values.timeout_ms),
+    Option(
+        "timeout",
+        "LLM_REQUEST_TIMEOUT_MS",
+        "SECONDS",
+        "Hard limit of one attempt, or 'auto'",
+        values.timeout,
+        values.timeout_ms,
+    ),
     Option("retries", "LLM_MAX_RETRIES", "N", "Retries after the first attempt", values.retries),
-    Option("backoff", "LLM_RETRY_BACKOFF_MS", "SECONDS", "Base of the exponential back-off",
-           values.backoff, values.backoff_ms),
-    Option("retry_strategy", "LLM_RETRY_STRATEGY", "NAME", "'exponential', 'decorrelated', or a name known to a hook",
-           values.name),
-    Option("concurrency", "EVAL_CONCURRENCY", "N", "Requests in flight at once over all processes; also the number of "
-           "xdist workers", values.concurrency),
-    Option("latency_threshold", "LLM_LATENCY_THRESHOLD_MS", "SECONDS", "Mean latency above which fewer requests are kept "
-           "in flight, or 'off'", values.threshold, values.threshold_ms),
-    Option("breaker", "LLM_BREAKER", "N:SECONDS", "Network errors in a row that pause all requests, and for how long, "
-           "or 'off'", values.breaker),
-    Option("cache", "LLM_CACHE", "MODE", "'readwrite', 'refresh', 'off' or 'offline'",
-           values.one_of("readwrite", "refresh", "off", "offline")),
+    Option(
+        "backoff",
+        "LLM_RETRY_BACKOFF_MS",
+        "SECONDS",
+        "Base of the exponential back-off",
+        values.backoff,
+        values.backoff_ms,
+    ),
+    Option(
+        "retry_strategy",
+        "LLM_RETRY_STRATEGY",
+        "NAME",
+        "'exponential', 'decorrelated', or a name known to a hook",
+        values.name,
+    ),
+    Option(
+        "concurrency",
+        "EVAL_CONCURRENCY",
+        "N",
+        "Requests in flight at once over all processes; also the number of xdist workers",
+        values.concurrency,
+    ),
+    Option(
+        "latency_threshold",
+        "LLM_LATENCY_THRESHOLD_MS",
+        "SECONDS",
+        "Mean latency above which fewer requests are kept in flight, or 'off'",
+        values.threshold,
+        values.threshold_ms,
+    ),
+    Option(
+        "breaker",
+        "LLM_BREAKER",
+        "N:SECONDS",
+        "Network errors in a row that pause all requests, and for how long, or 'off'",
+        values.breaker,
+    ),
+    Option(
+        "cache",
+        "LLM_CACHE",
+        "MODE",
+        "'readwrite', 'refresh', 'off' or 'offline'",
+        values.one_of("readwrite", "refresh", "off", "offline"),
+    ),
     Option("cache_size", "EVAL_CACHE_SIZE", "N", "Entries that the cache holds", values.positive),
-    Option("pipeline_version", "EVAL_PIPELINE_VERSION", "V", "Part of every cache key; change it when the evals change",
-           values.text),
-    Option("max_error_rate", "LLM_MAX_ERROR_RATE", "P", "Share of calls that may be lost, such as 5%% or 0.05",
-           values.rate),
-    Option("on_error", "LLM_ON_ERROR", "HOW", "'gate': lost calls count against --lmstudio-max-error-rate; 'fail': each "
-           "fails its test", values.one_of("gate", "fail")),
+    Option(
+        "pipeline_version",
+        "EVAL_PIPELINE_VERSION",
+        "V",
+        "Part of every cache key; change it when the evals change",
+        values.text,
+    ),
+    Option(
+        "max_error_rate", "LLM_MAX_ERROR_RATE", "P", "Share of calls that may be lost, such as 5%% or 0.05", values.rate
+    ),
+    Option(
+        "on_error",
+        "LLM_ON_ERROR",
+        "HOW",
+        "'gate': lost calls count against --lmstudio-max-error-rate; 'fail': each fails its test",
+        values.one_of("gate", "fail"),
+    ),
     Option("stream", "LLM_STREAM", "", "Let answers travel as event streams (the default)", values.switch),
     Option("recipe", "LLM_RECIPE", "NAME", "Preset: slow-model, fast-feedback, stress or noisy-network", values.recipe),
     Option("wait", "LMSTUDIO_WAIT", "SECONDS", "How long to wait for a server that is still starting", values.wait),
-    Option("dir", "LMSTUDIO_DIR", "PATH", "Folder of cache and runs; by default .lmstudio under rootdir", values.folder),
+    Option(
+        "dir", "LMSTUDIO_DIR", "PATH", "Folder of cache and runs; by default .lmstudio under rootdir", values.folder
+    ),
     Option("report", "LMSTUDIO_REPORT", "PATH", "Where a further copy of report.json goes", values.file),
     Option("html", "LMSTUDIO_HTML", "PATH", "Where the report goes as one HTML page", values.file),
-)  # fmt: skip
+)
 
 TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 

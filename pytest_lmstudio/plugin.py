@@ -172,7 +172,7 @@ class Gatherer:
 
 def _only_explains(config: pytest.Config) -> bool:
     """Tell whether pytest was only asked for its help or version, which a wrong setting must not spoil."""
-    return bool(config.getoption("help", False) or config.getoption("version", 0))
+    return bool(config.getoption("help", default=False) or config.getoption("version", 0))
 
 
 def _say(config: pytest.Config) -> Any:

@@ -13,8 +13,8 @@ class Reply:
     Attributes:
         text: the answer, without the reasoning.
         model: the model that answered, as the server names it.
-        finish_reason: ``stop``, ``length`` (cut by ``max_tokens`` or by the context), ``tool_calls``, or another word of
-            the server's.
+        finish_reason: ``stop``, ``length`` (cut by ``max_tokens`` or by the context), ``tool_calls``, or another word
+            of the server's.
         usage: token counts as the server sent them (``prompt_tokens``, ``completion_tokens``, ``total_tokens``); empty
             when it sent none.
         latency_ms: from sending the request to the last byte, of the attempt that succeeded.

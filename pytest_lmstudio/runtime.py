@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.engine.booking import Books
 from pytest_lmstudio.engine.breaker import Breaker, BreakerState
 from pytest_lmstudio.engine.cache import AnswerCache, next_run
@@ -24,6 +23,7 @@ from pytest_lmstudio.engine.pressure import Pressure
 from pytest_lmstudio.engine.shared import Shared
 from pytest_lmstudio.engine.slots import Slots
 from pytest_lmstudio.engine.timeouts import Timeouts
+from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.record.events import EventWriter
 from pytest_lmstudio.server.preflight import Preflight
 from pytest_lmstudio.text import printable, redact
@@ -147,7 +147,7 @@ class Runtime:
             self.transport,
             self.shared,
             wait_s=self.settings.wait,
-            log=lambda *args, **fields: self.events.write(*args, **fields),  # opens the log no sooner than it must
+            log=self._log,
             clean=lambda text: printable(redact(text, self.secrets), limit=500),
         )
 
@@ -250,7 +250,7 @@ class Runtime:
         return [f"events are missing from the log: {self.events.failed}"] if self.events.failed else []
 
     def _drain_s(self) -> float:
-        """Return how long calls in flight may still take; a second interrupt, which ends the first close, gives none."""
+        """Return how long calls in flight may still take; a second interrupt, which ends the first close, gives 0."""
         since_s, again, self._closing = self.shared.interrupted_s, self._closing, True
         if not since_s or again:
             return 0.0
@@ -295,6 +295,10 @@ class Runtime:
                 pause_s=pause_s,
                 gave_up=after.phase == 3,  # noqa: PLR2004  # BreakerState.phase
             )
+
+    def _log(self, event: str, **fields: object) -> None:
+        """Write an event; the log is opened no sooner than it must."""
+        self.events.write(event, **fields)
 
     def _limit_changed(self, before: int, now: int, why: str) -> None:
         self.events.write("concurrency_changed", limit=now, previous=before, reason=why)

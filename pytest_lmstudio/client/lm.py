@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from pytest_lmstudio.client.caller import Caller, Ready
 from pytest_lmstudio.engine.classify import Refused
-from pytest_lmstudio.errors import LMError
 from pytest_lmstudio.records import Call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
-    from pytest_lmstudio.client.caller import Item, Planned
+    from pytest_lmstudio.client.caller import Caller, Item, Planned, Ready
+    from pytest_lmstudio.errors import LMError
     from pytest_lmstudio.records import ModelInfo
     from pytest_lmstudio.reply import Reply
     from pytest_lmstudio.settings import Settings
@@ -115,8 +113,8 @@ class LM:
             params: keywords of every call.
 
         Raises:
-            LMError: the first failure in order, ``auth`` and ``other`` before ``network``; its ``replies`` holds what came
-                (None where lost), its ``errors`` all failures.
+            LMError: the first failure in order, ``auth`` and ``other`` before ``network``; its ``replies`` holds what
+                came (None where lost), its ``errors`` all failures.
         """
         __tracebackhide__ = True
         plans = self._caller.plan_map(prompts, system, params)
@@ -245,10 +243,8 @@ class AsyncLM:
         __tracebackhide__ = True
         plans = self._caller.plan_map(prompts, system, params)
         waiting = [self._caller.begin(await self._ready(plan)) for plan in plans]
-        calls = []
         try:
-            for one in waiting:
-                calls.append(one if isinstance(one, Call) else await _wait(one))
+            calls = [one if isinstance(one, Call) else await _wait(one) for one in waiting]
         except BaseException:
             for one in waiting:
                 if not isinstance(one, Call):

@@ -96,7 +96,7 @@ async def get_json(transport: Transport, path: str, timeout_s: float) -> tuple[i
     return response.status, _json(text)
 
 
-async def run_attempt(  # noqa: PLR0913  # one attempt needs all of it
+async def run_attempt(  # one attempt needs all of it
     transport: Transport,
     path: str,
     content: bytes,
@@ -107,8 +107,8 @@ async def run_attempt(  # noqa: PLR0913  # one attempt needs all of it
 ) -> Answer:
     """Send one request and return its whole answer.
 
-    A kept connection that dies before the first byte of an answer is replaced once, at once, within the same deadline: the
-    server closed it while it was idle and never saw the request.
+    A kept connection that dies before the first byte of an answer is replaced once, at once, within the same deadline:
+    the server closed it while it was idle and never saw the request.
 
     Args:
         transport: the connections to use.
@@ -128,7 +128,9 @@ async def run_attempt(  # noqa: PLR0913  # one attempt needs all of it
         async with asyncio.timeout(timeout_s):
             while True:
                 try:
-                    body, pieces = await _exchange(transport, path, content, progress, on_piece, stale_reconnects)
+                    body, pieces = await _exchange(
+                        transport, path, content, progress, on_piece, fresh=stale_reconnects > 0
+                    )
                     break
                 except Broken:
                     if stale_reconnects or progress.fresh or progress.answered:
@@ -151,9 +153,10 @@ async def _exchange(
     content: bytes,
     progress: _Progress,
     on_piece: Callable[[str], None] | None,
-    stale_reconnects: int,
+    *,
+    fresh: bool,
 ) -> tuple[Any, tuple[int, ...]]:
-    response = await transport.send("POST", path, content, trace=progress.trace, fresh=stale_reconnects > 0)
+    response = await transport.send("POST", path, content, trace=progress.trace, fresh=fresh)
     try:
         if response.ok and response.is_stream:
             return await _read_stream(response, progress, on_piece)

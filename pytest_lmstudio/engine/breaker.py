@@ -84,17 +84,18 @@ class BreakerState:
         """Take a network error of an attempt that began at `started_s`."""
         name = _PHASES[self.phase]
         if name == "probing" and probe:
-            return self._pause(now_s, limits)
+            return self.paused(now_s, limits)
         if name != "closed" or (self.failures and started_s < self.counted_at_s):
             return self
         counted = replace(self, failures=self.failures + 1, counted_at_s=now_s)
-        return counted._pause(now_s, limits) if counted.failures >= limits.failures else counted
+        return counted.paused(now_s, limits) if counted.failures >= limits.failures else counted
 
     def unprobed(self, now_s: float) -> BreakerState:
         """Take back a probe that was given up without a result, so that the next call may probe."""
         return replace(self, until_s=now_s) if _PHASES[self.phase] == "probing" else self
 
-    def _pause(self, now_s: float, limits: BreakerLimits) -> BreakerState:
+    def paused(self, now_s: float, limits: BreakerLimits) -> BreakerState:
+        """Begin a pause, or give up after too many."""
         given_up = self.pauses >= MOST_PAUSES
         return replace(
             self,

@@ -42,6 +42,7 @@ class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
 
     def hash(self, key: object) -> int:
         """Refuse: only sharded caches ask for it."""
+        del key
         raise Refused
 
     def put(self, key: object) -> tuple[str, bool]:
@@ -69,6 +70,7 @@ class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
 
     def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
         """Refuse: values never go into files."""
+        del key, value
         raise Refused
 
     def remove(self, file_path: object) -> None:

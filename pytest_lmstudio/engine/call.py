@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from concurrent.futures import Executor
 
-    from pytest_lmstudio.engine.transport import Transport
     from pytest_lmstudio.engine.booking import Books
     from pytest_lmstudio.engine.breaker import Breaker
     from pytest_lmstudio.engine.cache import AnswerCache
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_lmstudio.engine.pressure import Pressure
     from pytest_lmstudio.engine.slots import Slots
     from pytest_lmstudio.engine.timeouts import Timeouts
+    from pytest_lmstudio.engine.transport import Transport
     from pytest_lmstudio.records import Request
     from pytest_lmstudio.reply import Reply
 
@@ -55,8 +55,8 @@ class Engine:
         timeouts: the hard limit of an attempt.
         ready: makes sure that server and model are there; raises `Refused` when they cannot be.
         model_back: waits until the models list shows a model again.
-        interrupted: tells whether the run is being interrupted, here or in another process: nothing more is sent, and calls
-            that end by it are failures.
+        interrupted: tells whether the run is being interrupted, here or in another process: nothing more is sent, and
+            calls that end by it are failures.
         waiting: the calls that wait for breaker, slot or back-off.
     """
 
@@ -145,7 +145,8 @@ class _Life:
     async def coalesced(self) -> Call:
         """Lead, or take the answer of the one that led."""
         engine, request = self.engine, self.request
-        async with engine.coalescer.turn(request.key) as (entry, leave):
+        async with engine.coalescer.turn(request.key) as (left, leave):
+            entry = left
             if entry is None and engine.coalescer.over_processes and engine.cache is not None:
                 entry = engine.cache.get(request.key)
             reply = reply_of(request, entry, cached=True) if entry is not None else None

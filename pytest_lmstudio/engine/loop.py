@@ -75,19 +75,19 @@ async def _finish(drain_s: float) -> None:
         await asyncio.wait(work, timeout=1.0)
 
 
-async def _getaddrinfo(  # noqa: PLR0913  # the loop's own signature
+async def _getaddrinfo(  # the loop's own signature
     host: Any,
     port: Any,
     *,
     family: int = 0,
-    type: int = 0,
+    type: int = 0,  # noqa: A002  # the loop's own signature
     proto: int = 0,
-    flags: int = 0,  # noqa: A002
+    flags: int = 0,
 ) -> list[Any]:
     """Look a name up on a daemon thread.
 
-    The loop's own look-up uses a pool whose threads Python waits for at exit, so a hung one would keep the process alive
-    long past its deadline.
+    The loop's own look-up uses a pool whose threads Python waits for at exit, so a hung one would keep the process
+    alive long past its deadline.
     """
     loop = asyncio.get_running_loop()
     found: asyncio.Future[list[Any]] = loop.create_future()

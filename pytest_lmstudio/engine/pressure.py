@@ -43,14 +43,14 @@ class PressureState:
         mean_s = latency_s if not self.mean_s else self.mean_s + _WEIGHT * (latency_s - self.mean_s)
         seen = replace(self, mean_s=mean_s, since_cut=self.since_cut + 1)
         if mean_s > threshold_s:
-            return seen._cut()
+            return seen.cut()
         return replace(seen, limit=min(self.most, self.limit + 1.0 / max(1.0, self.limit)))
 
     def lost(self) -> PressureState:
         """Take a network error."""
-        return replace(self, since_cut=self.since_cut + 1)._cut()
+        return replace(self, since_cut=self.since_cut + 1).cut()
 
-    def _cut(self) -> PressureState:
+    def cut(self) -> PressureState:
         """Cut the limit, but once for all requests that were in flight together."""
         if self.since_cut < int(self.limit):
             return self

@@ -9,7 +9,6 @@ import os
 import struct
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine.locks import ProcessLock
@@ -17,6 +16,7 @@ from pytest_lmstudio.engine.locks import ProcessLock
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
 #: Bytes of common memory: the state of breaker and backpressure, then one release counter for each slot.
 BREAKER_BYTES = 256

@@ -76,10 +76,12 @@ class Response:
             async for chunk in body:  # type: ignore[union-attr]  # an async one
                 size += len(chunk)
                 if size > MOST_ANSWER_BYTES:
-                    raise self._refused(f"the answer is larger than {MOST_ANSWER_BYTES // 2**20} MiB")
+                    msg = f"the answer is larger than {MOST_ANSWER_BYTES // 2**20} MiB"
+                    raise self._refused(msg)
                 yield chunk
         except httpx.DecodingError as error:
-            raise self._refused(f"the answer cannot be decoded: {error}") from None
+            msg = f"the answer cannot be decoded: {error}"
+            raise self._refused(msg) from None
         except (httpx.HTTPError, OSError) as error:
             raise Broken(error) from None
 

@@ -19,8 +19,8 @@ from pytest_lmstudio.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_lmstudio.engine.transport import Transport
     from pytest_lmstudio.engine.shared import Shared
+    from pytest_lmstudio.engine.transport import Transport
     from pytest_lmstudio.records import Endpoint, Request
 
 #: How long a list of models may take, and how often a server that is still starting is asked for it.

@@ -137,4 +137,6 @@ class Suite:
 
     def ran(self, result: pytest.RunResult) -> Ran:
         """Return what a run of this suite showed and wrote."""
-        return Ran(int(result.ret), "\n".join(result.outlines), "\n".join(result.errlines), self.pytester.path / ".lmstudio")
+        return Ran(
+            int(result.ret), "\n".join(result.outlines), "\n".join(result.errlines), self.pytester.path / ".lmstudio"
+        )

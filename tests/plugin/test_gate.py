@@ -115,7 +115,9 @@ def test_a_refused_token_fails_at_once(suite: Suite, way: tuple[str, ...]) -> No
     ],
     ids=["passed", "failed", "interrupted", "usage", "nothing"],
 )
-def test_exit_statuses_are_pytests(suite: Suite, way: tuple[str, ...], source: str, args: tuple[str, ...], status: int) -> None:
+def test_exit_statuses_are_pytests(
+    suite: Suite, way: tuple[str, ...], source: str, args: tuple[str, ...], status: int
+) -> None:
     suite.write(source)
     assert suite.run(*way, *args).ret == status
 

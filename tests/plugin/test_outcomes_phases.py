@@ -89,7 +89,6 @@ SUITE = """
 """
 
 
-
 LOST, PASSED, FAILED = "LM-ERROR", "PASSED", "FAILED"
 WORDS = {
     "test_in_setup": {LOST},

@@ -107,16 +107,20 @@ def test_every_number_holds(suite: Suite, way: tuple[str, ...]) -> None:
     attempts = report["attempts"]
     # Failed: gone (2), gone m (2), never (2), refused and refused m (1 each), fails once (1).
     assert attempts | {"total": 24, "ok": 15, "failed": 9, "retries": 4, "disconnects": 6} == attempts
-    assert report["rates"] | {
-        "error_rate": pytest.approx(5 / 20, abs=1e-3),
-        "disconnect_rate": pytest.approx(6 / 24, abs=1e-3),
-        "first_attempt_failure_rate": pytest.approx(6 / 20, abs=1e-3),
-    } == report["rates"]
+    assert (
+        report["rates"]
+        | {
+            "error_rate": pytest.approx(5 / 20, abs=1e-3),
+            "disconnect_rate": pytest.approx(6 / 24, abs=1e-3),
+            "first_attempt_failure_rate": pytest.approx(6 / 20, abs=1e-3),
+        }
+        == report["rates"]
+    )
     assert report["errors_by_kind"] == {"disconnect": 4, "timeout": 2, "auth": 2, "server_error": 1}
     assert report["errors_by_category"] == {"network": 7, "auth": 2}
     assert report["latency_ms"]["count"] == 15
     assert report["tests"] == {
-        "passed": 11, "failed": 1, "error": 0, "lm_error": 2, "skipped": 1, "xfailed": 1, "xpassed": 1,
+        "passed": 12, "failed": 1, "error": 0, "lm_error": 2, "skipped": 1, "xfailed": 1, "xpassed": 1,
     }  # fmt: skip
     assert report["lost"] == {"requests_without_outcome": 0, "workers_crashed": 0, "damaged_lines": 0}
     assert report["gate"]["failed"] is False

@@ -79,7 +79,7 @@ def test_a_wrong_mark_stops_the_run_before_any_test(way: tuple[str, ...], pytest
     )
     line = refusal(run(pytester, *way))
     assert line == (
-        "test_marks.py::test_marked: @pytest.mark.llm seed='x': expected a whole number; " f"allowed keywords: {ALLOWED}"
+        f"test_marks.py::test_marked: @pytest.mark.llm seed='x': expected a whole number; allowed keywords: {ALLOWED}"
     )
     assert not (pytester.path / "ran").exists()
     assert not (pytester.path / ".lmstudio").exists()

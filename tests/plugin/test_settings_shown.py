@@ -55,7 +55,9 @@ def test_each_source_is_named_as_the_user_knows_it(pytester: pytest.Pytester, mo
 
 
 def test_paths_are_shown_whole(pytester: pytest.Pytester) -> None:
-    lines = header_of(run(pytester, "--lmstudio-dir=d", "--lmstudio-report=r/report.json", "--lmstudio-html=h.html", "-n0"))
+    lines = header_of(
+        run(pytester, "--lmstudio-dir=d", "--lmstudio-report=r/report.json", "--lmstudio-html=h.html", "-n0")
+    )
     root = pytester.path
     assert lines == [
         f"lmstudio: dir={root}/d (--lmstudio-dir), report={root}/r/report.json (--lmstudio-report), "
@@ -64,7 +66,8 @@ def test_paths_are_shown_whole(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [(), ("--lmstudio-timeout=45", "--lmstudio-cache=readwrite", "--lmstudio-stream", "--lmstudio-breaker=5:30")]
+    "args",
+    [(), ("--lmstudio-timeout=45", "--lmstudio-cache=readwrite", "--lmstudio-stream", "--lmstudio-breaker=5:30")],
 )
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
 def test_defaults_are_not_shown_given_or_not(args: tuple[str, ...], workers: str, pytester: pytest.Pytester) -> None:

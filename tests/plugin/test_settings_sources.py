@@ -100,7 +100,11 @@ def test_command_line_beats_environment_beats_ini(
     monkeypatch.setenv(given.variable, given.environment[0])
     from_environment = settings_of(pytester, "-n0")[given.name]
     from_command_line = settings_of(pytester, "-n0", flag(given.name, given.command_line[0]))[given.name]
-    assert [from_ini, from_environment, from_command_line] == [given.ini[1], given.environment[1], given.command_line[1]]
+    assert [from_ini, from_environment, from_command_line] == [
+        given.ini[1],
+        given.environment[1],
+        given.command_line[1],
+    ]
 
 
 @pytest.mark.parametrize("given", GIVEN, ids=lambda given: given.name)
@@ -179,7 +183,9 @@ def test_what_is_given_beats_a_recipe_wherever_it_was_given(
     assert (found["timeout"], found["concurrency"]) == (45.0, 16)
 
 
-def test_the_closest_marker_beats_every_other_source(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_closest_marker_beats_every_other_source(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LLM_MAX_RETRIES", "1")
     pytester.makepyfile(
         """
@@ -212,7 +218,12 @@ def test_the_closest_marker_beats_every_other_source(pytester: pytest.Pytester, 
 
 @pytest.mark.parametrize(
     ("value", "folder"),
-    [("given/here", "given/here"), ("/abs/dir", "/abs/dir"), ("~/evals", "HOME/evals"), ("~nobody-has-this-name/x", None)],
+    [
+        ("given/here", "given/here"),
+        ("/abs/dir", "/abs/dir"),
+        ("~/evals", "HOME/evals"),
+        ("~nobody-has-this-name/x", None),
+    ],
 )
 def test_a_folder_may_begin_with_a_tilde(
     value: str, folder: str | None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch

@@ -128,7 +128,9 @@ def test_a_choice_counts_wherever_it_stands(
     assert workers(pytester, *args) == 0
 
 
-@pytest.mark.parametrize("other", ["-v", "--capture=sys", "-x", "--lf", "--durations=3", "--maxprocesses=8", "--color=yes"])
+@pytest.mark.parametrize(
+    "other", ["-v", "--capture=sys", "-x", "--lf", "--durations=3", "--maxprocesses=8", "--color=yes"]
+)
 def test_other_options_do_not_count_as_a_choice(other: str, pytester: pytest.Pytester) -> None:
     assert workers(pytester, "-p", "cacheprovider", "--lmstudio-concurrency=3", other) == 3
 
@@ -173,7 +175,9 @@ def test_tests_run_in_the_workers_that_were_decided_on(
     result = run(pytester, *args)
     result.assert_outcomes(passed=12)
     assert {path.name for path in pytester.path.glob("worker-*")} == expected
-    assert len([line for line in header_of(result) if "xdist workers" in line]) == (0 if "worker-main" in expected else 1)
+    assert len([line for line in header_of(result) if "xdist workers" in line]) == (
+        0 if "worker-main" in expected else 1
+    )
 
 
 COUNTS_PROCESSES = """

@@ -35,7 +35,9 @@ def test_a_killed_worker_costs_its_own_test_alone(tmp_path: Path) -> None:
     with StandIn() as server:
         server.when(lambda r: r.text == "hang", hang())
         # One slot: were it lost with its holder, no other test could ever be answered.
-        with Apart(tmp_path, SUITE, server.url, "-n2", "--lmstudio-concurrency=1", "--lmstudio-max-error-rate=20%") as run:
+        with Apart(
+            tmp_path, SUITE, server.url, "-n2", "--lmstudio-concurrency=1", "--lmstudio-max-error-rate=20%"
+        ) as run:
             server.wait_for(lambda: any(r.text == "hang" for r in server.requests), 30)
             (tmp_path / "arrived").touch()
             ran = run.wait()

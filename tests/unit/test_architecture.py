@@ -15,15 +15,18 @@ FOLDER = Path(__file__).parents[2] / PACKAGE
 MODULES = read_modules(FOLDER)
 IMPORTS = imports(MODULES)
 
+_RUN_MODULES = (
+    *("closing", "fixtures", "gathered", "hooks", "interrupt", "marks", "options", "outcome", "session", "xdist"),
+)
 ROOM_OF = {
     **dict.fromkeys(("errors", "records", "reply", "settings", "text", "values"), "ground"),
     "record": "record",
     "engine": "engine",
     "server": "server",
     "runtime": "runtime",
-    **dict.fromkeys(("client", "cases"), "client"),
+    "client": "client",
     "report": "report",
-    **dict.fromkeys(("options", "xdist", "fixtures", "session", "hooks"), "run"),
+    **dict.fromkeys(_RUN_MODULES, "run"),
     **dict.fromkeys(("cli", "__main__"), "cli"),
     "plugin": "plugin",
     "": "front",
@@ -43,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plugin": _ALL_BELOW_RUN | {"run"},
     "front": _ALL_BELOW_RUN | {"run"},
 }
-MAY_IMPORT_PYTEST = {"plugin", "fixtures", "session", "options", "xdist", "cases", "hooks"}
+MAY_IMPORT_PYTEST = {"plugin", *_RUN_MODULES} - {"closing", "interrupt"}
 #: The one home of each library: everything else goes through that module.
 HOME_OF = {
     "httpx": {"engine.transport"},
@@ -53,7 +56,7 @@ HOME_OF = {
 }
 HEAVY = {"httpx", "diskcache", "jsonschema", "asyncio", "filelock", "xllamacpp"}
 LOADED_WITH_THE_PLUGIN = {
-    *("plugin", "fixtures", "session", "options", "xdist", "hooks"),
+    *("plugin", "fixtures", "gathered", "hooks", "marks", "options", "outcome", "session", "xdist"),
     *("settings", "errors", "records", "text", "values", ""),
 }
 MOST_LINES_OF_A_FUNCTION = 40

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from pytest_lmstudio.engine.transport import Transport
+from pytest_lmstudio.engine.transport import Broken, Transport
 from tests.standin import (
     StandIn,
     close_before_headers,
@@ -22,6 +22,7 @@ from tests.standin import (
 from tests.unit.engine.attempts import attempt, attempts, told
 
 if TYPE_CHECKING:
+    from pytest_lmstudio.engine.transport import Response, Trace
     from tests.standin import Step
 
 DEAD = "it was reset"
@@ -93,12 +94,12 @@ def test_the_deadline_covers_both_connections() -> None:
 class DeadWhileSending(Transport):
     """Kept connections are dead, and say so in the midst of a long body: nothing of it counts as sent."""
 
-    async def exchange(  # type: ignore[override]  # what run_attempt uses
-        self, method: str, path: str, content: bytes, progress: Any, *, fresh: bool
-    ) -> httpx.Response:
+    async def send(
+        self, method: str, path: str, content: bytes = b"", *, trace: Trace, fresh: bool = False
+    ) -> Response:
         if not fresh:
-            raise httpx.ReadError(DEAD)
-        return await super().exchange(method, path, content, progress, fresh=True)
+            raise Broken(httpx.ReadError(DEAD))
+        return await super().send(method, path, content, trace=trace, fresh=True)
 
 
 def test_a_kept_connection_that_dies_while_a_long_prompt_is_sent_is_replaced() -> None:
