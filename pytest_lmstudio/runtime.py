@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +20,7 @@ from pytest_lmstudio.engine.shared import Shared
 from pytest_lmstudio.engine.slots import Slots
 from pytest_lmstudio.engine.timeouts import Timeouts
 from pytest_lmstudio.engine.transport import Transport
+from pytest_lmstudio.home import Home
 from pytest_lmstudio.record.events import EventWriter
 from pytest_lmstudio.server.preflight import Preflight
 from pytest_lmstudio.text import printable, redact
@@ -33,10 +30,6 @@ if TYPE_CHECKING:
     from pytest_lmstudio.records import Endpoint
     from pytest_lmstudio.settings import Settings
 
-#: Runs kept under ``runs/``.
-KEPT_RUNS = 20
-#: A run without a report that was written to this recently may be in progress.
-_IN_PROGRESS_S = 86_400.0
 #: How long calls in flight may take to end when the run is interrupted.
 DRAIN_S = 5.0
 #: The same in a worker: execnet interrupts it once more 5 s after it was told to end.
@@ -87,6 +80,7 @@ class Runtime:
         self._token = token
         self._strategy = strategy
         self._fixed_model = fixed_model
+        self._home = Home(settings.dir)
         self._problems: set[str] = set()
         self._closing = False
         self._models: dict[str, str] = {}
@@ -100,7 +94,7 @@ class Runtime:
     @cached_property
     def folder(self) -> Path:
         """Return the run's folder; the first process that asks makes it and opens the run."""
-        folder = Path(self.settings.dir, "runs", self.identity.run_id)
+        folder = self._home.run(self.identity.run_id)
         self.shared.once_blocking("open", lambda: self._open(folder))
         return folder
 
@@ -119,7 +113,7 @@ class Runtime:
         """Return the answers on disk, or None when the cache is off."""
         if self.settings.cache == "off":
             return None
-        events, folder = self.events, Path(self.settings.dir, "cache")
+        events, folder = self.events, self._home.cache
         with self.shared.alone("cache"):
             folder.mkdir(mode=0o700, exist_ok=True)
             number = self.shared.once_blocking("cache-run", lambda: {"number": next_run(folder)})["number"]
@@ -189,29 +183,19 @@ class Runtime:
 
     def known_model(self, endpoint: Endpoint) -> str | None:
         """Return the model to ask when the call names none, as far as it is known without asking the server."""
-        if self._fixed_model is not None:
-            return self._fixed_model
         if endpoint == "chat" and self.settings.model is not None:
             return self.settings.model
-        return self._models.get(endpoint)
+        return self._fixed_model or self._models.get(endpoint)
 
     def remembered_model(self, endpoint: Endpoint) -> str | None:
         """Return the model that was last resolved for this URL, by any run."""
-        name = _read_models(self._models_path).get(self.settings.url, {}).get(endpoint)
-        return name if isinstance(name, str) and name.isprintable() and name else None
+        return self._home.remembered_model(self.settings.url, endpoint)
 
     def remember_model(self, endpoint: Endpoint, model: str) -> None:
         """Keep the model that was resolved, for this run, and for times when the server cannot be asked."""
         self._models[endpoint] = model
-        with self.shared.alone("models"), suppress(OSError):
-            known = _read_models(self._models_path)
-            if known.get(self.settings.url, {}).get(endpoint) != model:
-                known.setdefault(self.settings.url, {})[endpoint] = model
-                _replace(self._models_path, json.dumps(known, indent=1, sort_keys=True))
-
-    @property
-    def _models_path(self) -> Path:
-        return Path(self.settings.dir, "models.json")
+        with self.shared.alone("models"):
+            self._home.remember_model(self.settings.url, endpoint, model)
 
     def interrupt(self) -> None:
         """Let no process of the run send anything more; what is in flight goes on."""
@@ -258,13 +242,7 @@ class Runtime:
         return max(0.0, limit_s - (time.monotonic() - since_s))
 
     def _open(self, folder: Path) -> dict[str, Any]:
-        home = Path(self.settings.dir)
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ignore = home / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n", encoding="ascii")
-        folder.mkdir(parents=True, exist_ok=True)
-        prune(folder.parent, keep=folder.name)
+        self._home.make_run(folder.name)
         with self._writer(folder) as events:
             events.write(
                 "run_start",
@@ -272,7 +250,7 @@ class Runtime:
                 url=self.settings.url,
                 settings=self.settings.as_dict(),
             )
-        _replace(folder.parent / "latest", f"{folder.name}\n")
+        self._home.point_to(folder.name)
         return {"opened": True}
 
     def _writer(self, folder: Path) -> EventWriter:
@@ -307,36 +285,3 @@ class Runtime:
         if problem not in self._problems:
             self._problems.add(problem)
             events.write("note", message=printable(problem, limit=500))
-
-
-def prune(runs: Path, *, keep: str) -> None:
-    """Delete all but the newest runs; one in progress stays."""
-    folders = sorted(
-        (entry for entry in runs.iterdir() if entry.is_dir() and not entry.is_symlink()), key=lambda f: f.name
-    )
-    for folder in folders[: -KEPT_RUNS or None]:
-        if folder.name != keep and not _in_progress(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _in_progress(folder: Path) -> bool:
-    try:
-        written_s = (folder / "events.jsonl").stat().st_mtime
-    except OSError:
-        return False
-    return not (folder / "report.json").exists() and time.time() - written_s < _IN_PROGRESS_S
-
-
-def _read_models(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {url: names for url, names in known.items() if isinstance(names, dict)} if isinstance(known, dict) else {}
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

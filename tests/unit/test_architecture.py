@@ -23,7 +23,7 @@ ROOM_OF = {
     "record": "record",
     "engine": "engine",
     "server": "server",
-    "runtime": "runtime",
+    **dict.fromkeys(("home", "runtime"), "runtime"),
     "client": "client",
     "report": "report",
     **dict.fromkeys(_RUN_MODULES, "run"),

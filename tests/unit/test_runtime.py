@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_lmstudio.engine.retry import exponential
+from pytest_lmstudio.home import KEPT_RUNS, prune
 from pytest_lmstudio.record.events import read_events
-from pytest_lmstudio.runtime import KEPT_RUNS, Identity, Runtime, prune
+from pytest_lmstudio.runtime import Identity, Runtime
 from pytest_lmstudio.settings import Settings
 
 if TYPE_CHECKING:
