@@ -136,6 +136,13 @@ ROWS = (
         symptoms.cut_while_the_rest_is_quick,
     ),
     Row(
+        "long answers are cut at the run's own timeout while they come",
+        "the model generates, but the answer is longer than the timeout allows",
+        "tokens per second times the timeout is the longest answer that can be whole",
+        "lower max_tokens for these calls, or give their tests more time with @pytest.mark.llm(timeout=...)",
+        symptoms.cut_while_answering,
+    ),
+    Row(
         "more requests are in flight than the server answers at once",
         "the rest waits inside the server, and its waiting eats the timeout",
         "the number of parallel predictions in the model's load settings",

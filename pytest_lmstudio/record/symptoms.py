@@ -49,9 +49,17 @@ def cut_while_the_rest_is_slow(evidence: Evidence) -> str | None:
 def cut_while_the_rest_is_quick(evidence: Evidence) -> str | None:
     """Detect attempts cut at our own limit although other answers need less than half of it."""
     cut, typical_ms, limit_ms = _own_limit(evidence)
-    if not cut or typical_ms is None or typical_ms >= limit_ms / 2:
+    if not cut or typical_ms is None or typical_ms >= limit_ms / 2 or _mostly_begun(cut):
         return None
     return f"{_cut_text(cut, evidence)}; whole answers took only {_s(typical_ms)} (p95)"
+
+
+def cut_while_answering(evidence: Evidence) -> str | None:
+    """Detect attempts cut at our own limit while their long answers came, although shorter ones are quick."""
+    cut, typical_ms, limit_ms = _own_limit(evidence)
+    if not cut or typical_ms is None or typical_ms >= limit_ms / 2 or not _mostly_begun(cut):
+        return None
+    return f"{_cut_text(cut, evidence)}; whole answers took {_s(typical_ms)} (p95)"
 
 
 def cut_at_a_foreign_limit(evidence: Evidence) -> str | None:
@@ -239,6 +247,10 @@ def _own_limit(evidence: Evidence) -> tuple[list[AttemptFacts], float | None, fl
     cut = [a for a in evidence.failures("timeout") if a.result.get("cut_at_limit") is True]
     typical = percentile([a.latency_ms for a in _successes(evidence) if a.latency_ms is not None], 95)
     return cut, typical, min((a.timeout_ms for a in cut if a.timeout_ms), default=0.0)
+
+
+def _mostly_begun(cut: Sequence[AttemptFacts]) -> bool:
+    return 2 * sum(a.phase == "receiving" for a in cut) > len(cut)
 
 
 def _cut_text(cut: Sequence[AttemptFacts], evidence: Evidence) -> str:

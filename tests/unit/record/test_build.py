@@ -37,7 +37,7 @@ def test_the_report_has_every_section_in_this_order() -> None:
         *("schema_version", "run_id", "started_at", "duration_s", "pipeline_version", "plugin_version", "exit_status"),
         *("server", "settings", "calls", "attempts", "rates", "latency_ms", "ttft_ms", "tokens_per_second"),
         *("prompt_chars", "tokens", "errors_by_kind", "errors_by_category", "by_model", "concurrency", "breaker"),
-        *("cache", "tests", "lost", "gate", "escalation", "diagnosis"),
+        *("cache", "tests", "lost", "notes", "gate", "escalation", "diagnosis"),
     ]
     assert report["schema_version"] == 1
     assert (report["run_id"], report["duration_s"], report["exit_status"]) == ("run-1", 12.5, 0)

@@ -150,6 +150,13 @@ CASES = [
         [*own_limit(1), *goods(4, latency_ms=23_000)],
     ),
     Case(
+        "long answers are cut at the run's own timeout while they come",
+        [*own_limit(2, phase="receiving"), *goods(4, latency_ms=2000)],
+        "2 of 6 attempts were cut at the limit of 45 s, 0 before the first token and 2 while the answer came; "
+        "whole answers took 2 s (p95)",
+        [*own_limit(2), *goods(4, latency_ms=2000)],
+    ),
+    Case(
         "more requests are in flight than the server answers at once",
         [preflight(parallel=2), *bads(3, gap_ms=1)],
         "up to 3 requests were in flight, the server answers 2 at once; 3 attempts timed out",

@@ -1,0 +1,109 @@
+"""The circuit breaker through the plugin: it trips, waits, probes, and gives up on a server that stays dead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.plugin.suite import ALONE, WORKERS
+from tests.standin import close_before_headers
+
+if TYPE_CHECKING:
+    from tests.plugin.suite import Suite
+
+WAYS = pytest.mark.parametrize("way", [ALONE, WORKERS], ids=["n0", "n2"])
+QUICK = ("--lmstudio-breaker=3:0.2", "--lmstudio-retries=0", "--lmstudio-max-error-rate=1")
+TWELVE = """
+    import pytest
+    @pytest.mark.parametrize("n", range(12))
+    def test_it(lm, n): lm(f"prompt {n}")
+"""
+
+
+@WAYS
+def test_a_server_that_stays_dead_is_given_up(suite: Suite, way: tuple[str, ...]) -> None:
+    suite.server.default = close_before_headers()
+    suite.write(TWELVE)
+    ran = suite.run(*way, *QUICK)
+    assert ran.summary == "12 lm-error"
+    opened = ran.named("breaker_open")
+    assert [(event["pauses"], event["gave_up"]) for event in opened] == [(1, False), (2, False), (3, False), (3, True)]
+    kinds = ran.report["errors_by_kind"]
+    assert set(kinds) == {"disconnect", "circuit_open"}
+    assert kinds["disconnect"] + kinds["circuit_open"] == 12
+    # Three in a row trip it, each of three probes fails; a second worker may have had one more in flight.
+    assert 6 <= kinds["disconnect"] <= 8
+    assert ran.report["breaker"]["trips"] == 3
+    assert ran.report["breaker"]["paused_s"] == pytest.approx(0.6, abs=0.35)
+    assert ran.report["calls"] | {"total": 12, "sent": 12, "failed": 12} == ran.report["calls"]
+    assert ran.report["attempts"]["total"] == kinds["disconnect"]
+
+
+@WAYS
+def test_a_probe_that_succeeds_resumes(suite: Suite, way: tuple[str, ...]) -> None:
+    suite.write(TWELVE)
+    # Attempts on kept connections are tried once more, so each of these is met on a fresh one: nothing was answered yet.
+    suite.server.script(*[close_before_headers()] * (3 if way == ALONE else 4))
+    ran = suite.run(*way, *QUICK)
+    lost = ran.outcomes["lm_error"]
+    assert 3 <= lost <= 4
+    assert ran.outcomes["passed"] == 12 - lost
+    assert len(ran.named("breaker_open")) == len(ran.named("breaker_closed"))
+    assert ran.named("breaker_closed")[0]["paused_s"] >= 0.2
+    assert ran.report["breaker"]["trips"] >= 1
+    assert "circuit_open" not in ran.report["errors_by_kind"]
+
+
+@WAYS
+def test_a_server_that_dies_in_mid_run(suite: Suite, way: tuple[str, ...]) -> None:
+    suite.pytester.makepyfile(stopper=f"import urllib.request\nURL = {suite.server.url!r}")
+    seen: list[str] = []
+
+    def stop_after_four(received: object) -> bool:
+        seen.append("request")
+        if len(seen) == 5:
+            import threading
+
+            threading.Thread(target=suite.server.stop).start()
+        return False
+
+    suite.server.when(stop_after_four, close_before_headers())
+    suite.write(TWELVE)
+    ran = suite.run(*way, *QUICK)
+    assert ran.outcomes["lm_error"] >= 6
+    assert ran.report["errors_by_kind"]["circuit_open"] >= 1
+    assert ran.report["tests"]["failed"] == 0
+
+
+def test_off_is_off(suite: Suite) -> None:
+    suite.server.default = close_before_headers()
+    suite.write(TWELVE)
+    ran = suite.run("-n0", "--lmstudio-breaker=off", *QUICK[1:])
+    assert ran.report["errors_by_kind"] == {"disconnect": 12}
+    assert ran.report["breaker"] == {"trips": 0, "paused_s": 0.0}
+    assert ran.named("breaker_open") == []
+
+
+def test_cached_answers_need_no_breaker(suite: Suite) -> None:
+    suite.write("def test_it(lm): assert lm('kept')")
+    suite.run("-n0")
+    suite.server.default = close_before_headers()
+    suite.write("""
+        import pytest
+        @pytest.mark.parametrize("n", range(8))
+        def test_a(lm, n): lm(f"prompt {n}")
+        def test_b(lm): assert lm("kept").cached
+    """)
+    ran = suite.run("-n0", *QUICK)
+    assert ran.outcomes == {"lm_error": 8, "passed": 1}
+
+
+def test_errors_that_are_not_the_networks_do_not_trip_it(suite: Suite) -> None:
+    from tests.standin import error_object, rate_limit
+
+    suite.write(TWELVE)
+    suite.server.script(*[error_object(400, "no")] * 6, *[rate_limit()] * 6)
+    ran = suite.run("-n0", *QUICK)
+    assert ran.outcomes == {"failed": 6, "lm_error": 6}
+    assert ran.report["breaker"]["trips"] == 0
