@@ -8,8 +8,6 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import httpx
-
 from benchmarks.measure import BLOCK_CALLS, Row, Timing, interleaved, spread, timed
 from benchmarks.server import MODEL, TOKENS
 from benchmarks.subject import Subject, opened
@@ -29,9 +27,12 @@ _BODY = {"model": MODEL, "choices": [{"index": 0, "message": _MESSAGE, "finish_r
 _URL = "http://127.0.0.1:9"
 
 
-class _Bytes(httpx.AsyncByteStream):
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield json.dumps(_BODY).encode()
+async def _body() -> AsyncIterator[bytes]:
+    yield json.dumps(_BODY).encode()
+
+
+async def _close() -> None:
+    """Close nothing."""
 
 
 class _NoWire(Transport):
@@ -39,7 +40,7 @@ class _NoWire(Transport):
 
     async def send(self, *_args: Any, **_keywords: Any) -> Response:
         """Return an answer to anything; a list of models is none, which is what other servers say."""
-        return Response(httpx.Response(200, headers=[(b"content-type", b"application/json")], stream=_Bytes()))
+        return Response(200, {"content-type": "application/json"}, _body(), _close)
 
 
 class _Part(NamedTuple):

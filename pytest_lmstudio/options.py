@@ -10,7 +10,6 @@ import pytest
 
 from pytest_lmstudio import values
 from pytest_lmstudio.settings import Settings
-from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -138,6 +137,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("html", "LMSTUDIO_HTML", "PATH", "Where the report goes as one HTML page", values.file),
 )
 
+#: Names of `engine.retry.STRATEGIES`, known here so that a plain suite need not load that room.
+STRATEGIES = ("exponential", "decorrelated")
 TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 
 #: A native TOML table may hold a number as a number; pytest takes that since 9.2, before it every value is a string.
@@ -288,6 +289,8 @@ def _problem_of(path: Path, *, folder: bool) -> str | None:
 
 def _whole(path: Path) -> str:
     """Return a path as an error line shows it; its end tells the most, so it is not cut."""
+    from pytest_lmstudio.text import printable
+
     return printable(str(path))
 
 

@@ -78,7 +78,7 @@ class Run:
         Raises:
             pytest.UsageError: there is one.
         """
-        if self.strategy is None:
+        if self.settings.retry_strategy not in options.STRATEGIES and self.strategy is None:
             raise options.unknown_strategy(self.resolved, self.config)
         if self.uses_embedded and not self.is_worker:
             from pytest_lmstudio.server.embedded import EmbeddedError, find_model
@@ -91,11 +91,13 @@ class Run:
     @cached_property
     def strategy(self) -> RetryStrategy | None:
         """Return the back-off, None when nobody knows its name."""
+        name = self.settings.retry_strategy
+        if name not in options.STRATEGIES:
+            found: RetryStrategy | None = self.config.hook.pytest_lmstudio_retry_strategy(name=name)
+            return found
         from pytest_lmstudio.engine.retry import STRATEGIES
 
-        name = self.settings.retry_strategy
-        known = STRATEGIES.get(name)
-        return known or self.config.hook.pytest_lmstudio_retry_strategy(name=name)
+        return STRATEGIES[name]
 
     def header(self) -> list[str]:
         """Return the lines of pytest's header: what differs from the defaults."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.classify import Failure, Refused, classify
+from pytest_lmstudio.engine.progress import Progress
 from pytest_lmstudio.engine.transport import Broken
 from pytest_lmstudio.errors import ErrorKind
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from pytest_lmstudio.engine.transport import Response, Transport
-    from pytest_lmstudio.errors import Phase
 
 #: After the last event, how long the end of the body may take before the connection is given up instead of kept.
 _TAIL_S = 0.25
@@ -53,40 +53,16 @@ class Answer:
     stale_reconnects: int
 
 
-@dataclass(slots=True)
-class _Progress:
-    """How far an exchange got; written by httpcore's trace while it goes."""
-
-    started_s: float
-    phase: Phase = "connecting"
-    fresh: bool = False
-    answered: bool = False
-    first_piece_s: float | None = None
-    until_s: float = float("inf")
-    whole_s: float | None = None
-
-    async def trace(self, event: str, _info: dict[str, Any]) -> None:
-        if event == "http11.send_request_body.complete":
-            self.phase = "waiting"
-        elif event == "connection.connect_tcp.started":
-            self.fresh = True
-        elif event == "http11.receive_response_headers.complete":
-            self.answered = True
-
-    def elapsed_ms(self) -> float:
-        return ((self.whole_s or time.monotonic()) - self.started_s) * 1000
-
-
 async def get_json(transport: Transport, path: str, timeout_s: float) -> tuple[int, Any]:
     """Return status and JSON body of a GET; the body is None when it is no JSON.
 
     Raises:
         AttemptFailed: no answer came in time, or none at all.
     """
-    progress = _Progress(time.monotonic())
+    progress = Progress(time.monotonic())
     try:
         async with asyncio.timeout(timeout_s):
-            response = await transport.send("GET", path, trace=progress.trace)
+            response = await transport.send("GET", path, progress=progress)
             try:
                 text = await _read(response, progress)
             finally:
@@ -123,7 +99,7 @@ async def run_attempt(  # one attempt needs all of it
     """
     stale_reconnects = 0
     started_s = time.monotonic()
-    progress = _Progress(started_s, until_s=started_s + timeout_s - _TAIL_S / 5)
+    progress = Progress(started_s, until_s=started_s + timeout_s - _TAIL_S / 5)
     try:
         async with asyncio.timeout(timeout_s):
             while True:
@@ -136,7 +112,7 @@ async def run_attempt(  # one attempt needs all of it
                     if stale_reconnects or progress.fresh or progress.answered:
                         raise
                     stale_reconnects = 1
-                    progress = _Progress(started_s, until_s=progress.until_s)
+                    progress = Progress(started_s, until_s=progress.until_s)
             body = check(body)
     except (TimeoutError, Broken, wire.BadAnswer, wire.StreamError, Refused) as error:
         failure = _failure(error, progress, timeout_s)
@@ -151,12 +127,12 @@ async def _exchange(
     transport: Transport,
     path: str,
     content: bytes,
-    progress: _Progress,
+    progress: Progress,
     on_piece: Callable[[str], None] | None,
     *,
     fresh: bool,
 ) -> tuple[Any, tuple[int, ...]]:
-    response = await transport.send("POST", path, content, trace=progress.trace, fresh=fresh)
+    response = await transport.send("POST", path, content, progress=progress, fresh=fresh)
     try:
         if response.ok and response.is_stream:
             return await _read_stream(response, progress, on_piece)
@@ -174,7 +150,7 @@ async def _exchange(
     return body, ()
 
 
-async def _read(response: Response, progress: _Progress) -> str:
+async def _read(response: Response, progress: Progress) -> str:
     """Return the body as text.
 
     Raises:
@@ -190,7 +166,7 @@ async def _read(response: Response, progress: _Progress) -> str:
         return body.decode(errors="replace")
 
 
-async def _received(response: Response, progress: _Progress) -> AsyncIterator[bytes]:
+async def _received(response: Response, progress: Progress) -> AsyncIterator[bytes]:
     """Yield the body, and note that it has begun."""
     async for chunk in response.chunks():
         progress.phase = "receiving"
@@ -198,7 +174,7 @@ async def _received(response: Response, progress: _Progress) -> AsyncIterator[by
 
 
 async def _read_stream(
-    response: Response, progress: _Progress, on_piece: Callable[[str], None] | None
+    response: Response, progress: Progress, on_piece: Callable[[str], None] | None
 ) -> tuple[dict[str, Any], tuple[int, ...]]:
     events = wire.EventStream()
     lengths: list[int] = []
@@ -221,7 +197,7 @@ async def _read_stream(
 def _take(
     pieces: list[str],
     events: wire.EventStream,
-    progress: _Progress,
+    progress: Progress,
     lengths: list[int],
     on_piece: Callable[[str], None] | None,
 ) -> None:
@@ -248,7 +224,7 @@ def _json(text: str) -> Any:
         return None
 
 
-def _failure(error: Exception, progress: _Progress, timeout_s: float) -> Failure:
+def _failure(error: Exception, progress: Progress, timeout_s: float) -> Failure:
     """Return the failure that an exception of an attempt means."""
     if isinstance(error, Refused):
         return error.failure

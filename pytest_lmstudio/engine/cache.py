@@ -148,10 +148,11 @@ class AnswerCache:
 
     def _put(self, key: str, value: str) -> Stored:
         with self._db.transact():
-            known = key in self._db
-            evicted = 0 if known or len(self._db) < self._size else self._evict()
-            if not known and len(self._db) >= self._size:
-                return Stored(stored=False, evicted=evicted)
+            evicted = 0
+            if len(self._db) >= self._size and key not in self._db:
+                evicted = self._evict()
+                if len(self._db) >= self._size:
+                    return Stored(stored=False, evicted=evicted)
             self._db.set(key, value, tag=self._run)
         self._used.add(key)
         return Stored(stored=True, evicted=evicted)
@@ -288,7 +289,7 @@ def _open(folder: Path) -> Any:
         sqlite_synchronous=1,
         sqlite_auto_vacuum=1,
         sqlite_cache_size=8192,
-        sqlite_mmap_size=2**26,
+        sqlite_mmap_size=0,  # measured: half the time of a look-up after another thread's store
     )
 
 

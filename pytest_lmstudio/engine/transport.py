@@ -8,6 +8,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from pytest_lmstudio.engine import plain
 from pytest_lmstudio.engine.classify import Failure, Refused
 from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.values import is_loopback
@@ -15,12 +16,13 @@ from pytest_lmstudio.values import is_loopback
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    Trace = Callable[[str, Any], Awaitable[None]]
+    from pytest_lmstudio.engine.progress import Progress
 
 #: An answer above this is cut off: no eval needs it, and it would fill memory, log and cache.
 MOST_ANSWER_BYTES = 32 * 2**20
 #: The server closes an idle connection after 5 s (its Keep-Alive header says so); leaving it earlier avoids the race.
 KEEPALIVE_EXPIRY_S = 2.0
+_OK = 200
 
 
 class Broken(Exception):
@@ -30,31 +32,35 @@ class Broken(Exception):
         unmade: whether it was never made.
     """
 
-    def __init__(self, error: Exception) -> None:
-        self.unmade = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
-        super().__init__(f"no connection: {error}" if self.unmade else f"{type(error).__name__}: {error}")
+    def __init__(self, error: Exception, *, unmade: bool) -> None:
+        self.unmade = unmade
+        super().__init__(f"no connection: {error}" if unmade else f"{type(error).__name__}: {error}")
 
 
 class Response:
-    """An answer whose body is still to be read."""
+    """An answer whose body is still to be read.
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
+    Attributes:
+        status: the HTTP status.
+        headers: by lower-case name.
+    """
 
-    @property
-    def status(self) -> int:
-        """Return the HTTP status."""
-        return self._response.status_code
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: AsyncIterator[bytes],
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self._body = body
+        self._close = close
 
     @property
     def ok(self) -> bool:
         """Tell whether the status is 200."""
-        return self.status == httpx.codes.OK
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Return the headers; names are looked up in lower case."""
-        return self._response.headers
+        return self.status == _OK
 
     @property
     def is_stream(self) -> bool:
@@ -70,10 +76,8 @@ class Response:
         """
         size = 0
         packed = self.headers.get("content-encoding", "identity") != "identity"
-        # What is not packed needs none of httpx's decoders, which cost as much as the rest of a short stream.
-        body = self._response.aiter_bytes() if packed else self._response.stream
         try:
-            async for chunk in body:  # type: ignore[union-attr]  # an async one
+            async for chunk in self._unpacked() if packed else self._body:
                 size += len(chunk)
                 if size > MOST_ANSWER_BYTES:
                     msg = f"the answer is larger than {MOST_ANSWER_BYTES // 2**20} MiB"
@@ -82,19 +86,33 @@ class Response:
         except httpx.DecodingError as error:
             msg = f"the answer cannot be decoded: {error}"
             raise self._refused(msg) from None
-        except (httpx.HTTPError, OSError) as error:
-            raise Broken(error) from None
+        except (httpx.HTTPError, *plain.ERRORS) as error:
+            raise Broken(error, unmade=False) from None
 
     async def close(self) -> None:
         """Give the connection back, or up when the body was not read to its end."""
-        await self._response.aclose()
+        await self._close()
+
+    def _unpacked(self) -> AsyncIterator[bytes]:
+        """Let httpx undo the content encoding."""
+        return httpx.Response(self.status, headers=dict(self.headers), stream=_Stream(self._body)).aiter_bytes()
 
     def _refused(self, message: str) -> Refused:
         return Refused(Failure(ErrorKind.INVALID_RESPONSE, message, status=self.status))
 
 
+class _Stream(httpx.AsyncByteStream):
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._body
+
+
 class Transport:
     """The connections of one process to one server; belongs to the loop it is used on.
+
+    A server without TLS and without a proxy in between is reached by `plain`, any other by httpx.
 
     Args:
         url: the server's base URL.
@@ -103,20 +121,21 @@ class Transport:
 
     def __init__(self, url: str, token: str | None) -> None:
         self.url = url
-        self._urls: dict[str, httpx.URL] = {}
+        parts, proxy = httpx.URL(url), _proxy(url)
+        self._path = parts.path.rstrip("/")
         self._headers = [
-            (b"Host", httpx.URL(url).netloc),
+            (b"Host", parts.netloc),
             (b"Content-Type", b"application/json"),
             (b"Accept", b"application/json, text/event-stream"),
             (b"User-Agent", b"pytest-lmstudio"),
         ]
         if token:
             self._headers.append((b"Authorization", f"Bearer {token}".encode("ascii")))
-        self._kept = _connections(url, httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S))
-        self._fresh = _connections(url, httpx.Limits(max_connections=None, max_keepalive_connections=0))
+        self._httpx = None if parts.scheme == "http" and proxy is None else _Httpx(url, proxy)
+        self._plain = plain.Pool(parts.raw_host.decode("ascii"), parts.port or 80, KEEPALIVE_EXPIRY_S)
 
     async def send(
-        self, method: str, path: str, content: bytes = b"", *, trace: Trace, fresh: bool = False
+        self, method: str, path: str, content: bytes = b"", *, progress: Progress, fresh: bool = False
     ) -> Response:
         """Send one request; return its answer, to be closed.
 
@@ -124,32 +143,77 @@ class Transport:
             method: GET or POST.
             path: behind the base URL.
             content: the body.
-            trace: called with the name of each step of the exchange, as httpcore names them.
+            progress: told how far the exchange gets.
             fresh: use no kept connection; several may have died at once.
 
         Raises:
             Broken: the connection could not be made, or broke.
         """
-        if path not in self._urls:
-            self._urls[path] = httpx.URL(self.url + path)
-        extensions = {"timeout": {}, "trace": trace}
-        request = httpx.Request(method, self._urls[path], headers=self._headers, content=content, extensions=extensions)
+        if self._httpx is not None:
+            return await self._httpx.send(method, self.url + path, self._headers, content, progress, fresh=fresh)
         try:
-            response = await (self._fresh if fresh else self._kept).handle_async_request(request)
-        except (httpx.HTTPError, OSError) as error:
-            raise Broken(error) from None
-        response.request = request
-        return Response(response)
+            target = self._path + path
+            answer = await self._plain.send(method, target, self._headers, content, progress, fresh=fresh)
+        except plain.ERRORS as error:
+            raise Broken(error, unmade=progress.fresh and not progress.connected) from None
+        return Response(answer.status, answer.headers, answer.body(), answer.close)
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._plain.close()
+        if self._httpx is not None:
+            await self._httpx.close()
+
+
+class _Httpx:
+    """Connections through TLS or a proxy."""
+
+    def __init__(self, url: str, proxy: str | None) -> None:
+        self._kept = _connections(url, proxy, httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_EXPIRY_S))
+        self._fresh = _connections(url, proxy, httpx.Limits(max_connections=None, max_keepalive_connections=0))
+
+    async def send(  # one request needs all of it
+        self,
+        method: str,
+        url: str,
+        headers: list[tuple[bytes, bytes]],
+        content: bytes,
+        progress: Progress,
+        *,
+        fresh: bool,
+    ) -> Response:
+        extensions = {"timeout": {}, "trace": _trace(progress)}
+        request = httpx.Request(method, url, headers=headers, content=content, extensions=extensions)
+        try:
+            response = await (self._fresh if fresh else self._kept).handle_async_request(request)
+        except (httpx.HTTPError, OSError) as error:
+            unmade = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
+            raise Broken(error, unmade=unmade) from None
+        lowered = {name.lower(): value for name, value in response.headers.items()}
+        return Response(response.status_code, lowered, response.aiter_raw(), response.aclose)
+
+    async def close(self) -> None:
         await self._kept.aclose()
         await self._fresh.aclose()
 
 
-def _connections(url: str, limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
+def _trace(progress: Progress) -> Callable[[str, Any], Awaitable[None]]:
+    """Return what httpcore calls with the name of each step of an exchange."""
+
+    async def trace(step: str, _: Any) -> None:
+        if step == "http11.send_request_body.complete":
+            progress.phase = "waiting"
+        elif step == "connection.connect_tcp.started":
+            progress.fresh = True
+        elif step == "http11.receive_response_headers.complete":
+            progress.answered = True
+
+    return trace
+
+
+def _connections(url: str, proxy: str | None, limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
     secure = urlsplit(url).scheme == "https"
-    return httpx.AsyncHTTPTransport(verify=secure, trust_env=not is_loopback(url), limits=limits, proxy=_proxy(url))
+    return httpx.AsyncHTTPTransport(verify=secure, trust_env=True, limits=limits, proxy=proxy)
 
 
 def _proxy(url: str) -> str | None:

@@ -1,5 +1,4 @@
-"""Pytests inside tests, for files that look at settings and start-up: no server, nothing on the command line but what
-the test put there."""
+"""Pytests inside tests of settings and start-up: the command line holds nothing but what the test put there."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.standin import StandIn
 
-# A pytest inside this process forgets the modules that it was the first to import, but the packages around them keep them:
+# A pytest inside this process forgets the modules that it was the first to import, but the packages around them do not:
 # the second such pytest would see two of each. So all are here before the first.
 for _package in (pytest_lmstudio, httpcore, anyio):
     for _module in pkgutil.walk_packages(_package.__path__, f"{_package.__name__}."):
@@ -64,7 +64,7 @@ class Ran:
 
     @property
     def words(self) -> dict[str, set[str]]:
-        """The words that ``-v`` shows for each test, by its name without the file; its setups and teardowns included."""
+        """The words that ``-v`` shows for each test, by its name without the file, teardowns included."""
         found: dict[str, set[str]] = {}
         for line in self.out.splitlines():
             alone = re.match(r"[\w/]+\.py::(\S+) ([A-Z-]{4,})", line)

@@ -15,7 +15,7 @@ ASYNCIO = "pytestmark = pytest.mark.asyncio"
 ANYIO = "pytestmark = pytest.mark.anyio\n@pytest.fixture\ndef anyio_backend(): return {!r}"
 TRIO_FAILS = pytest.mark.xfail(
     strict=True,
-    reason="work on the engine's loop inherits the caller's context, in which sniffio says trio, so httpcore calls trio",
+    reason="work on the engine's loop inherits the caller's context, where sniffio says trio, so httpcore calls trio",
 )
 LOOPS = pytest.mark.parametrize(
     "loop",
@@ -41,7 +41,7 @@ def test_everything_that_lm_does(suite: Suite, loop: str) -> None:
 async def test_call(alm): assert (await alm("hi", max_tokens=9)).text == "echo: hi"
 async def test_chat(alm): assert "ho" in await alm.chat([{"role": "user", "content": "ho"}])
 async def test_json(alm): assert await alm.json("json", {"type": "object"}) == {"n": 1}
-async def test_map(alm): assert [str(reply) for reply in await alm.map(["a", "b", "a"])] == ["echo: a", "echo: b", "echo: a"]
+async def test_map(alm): assert [str(reply) for reply in await alm.map(["a", "b"])] == ["echo: a", "echo: b"]
 async def test_stream(alm): assert [piece async for piece in alm.stream("read on")] == ["echo:", " read", " on"]
 async def test_replayed(alm): assert [piece async for piece in alm.stream("read on")] == ["echo:", " read", " on"]
 async def test_embed(alm): assert len(await alm.embed(["a", "b"])) == 2
@@ -51,7 +51,7 @@ async def test_keyword(alm):
     with pytest.raises(TypeError, match="did you mean 'seed'"): await alm("hi", sede=1)
 """)  # fmt: skip
     assert ran.summary == "10 passed", ran.out
-    assert ran.report["calls"] | {"sent": 8, "ok": 8, "cached": 1} == ran.report["calls"]
+    assert ran.report["calls"] | {"sent": 7, "ok": 7, "cached": 1} == ran.report["calls"]
 
 
 @LOOPS
@@ -108,7 +108,11 @@ async def test_many(alm):
     GATHER
     assert len(found) == 50
 """
-    trio = "import trio\n    async with trio.open_nursery() as nursery:\n        for n in range(50): nursery.start_soon(ask, n)"
+    trio = (
+        "import trio\n"
+        "    async with trio.open_nursery() as nursery:\n"
+        "        for n in range(50): nursery.start_soon(ask, n)"
+    )
     gather = "import asyncio; await asyncio.gather(*map(ask, range(50)))"
     ran = run(suite, loop, together.replace("GATHER", trio if "trio" in loop else gather), "--lmstudio-concurrency=3")
     assert ran.summary == "1 passed"

@@ -92,7 +92,9 @@ def test_offline_without_a_remembered_model_says_to_name_one(suite: Suite) -> No
 
 
 @WAYS
-def test_the_pipeline_version_separates_answers(suite: Suite, way: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pipeline_version_separates_answers(
+    suite: Suite, way: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite.write(TWO)
     cached = []
     for version in ("v1", "v2", "v1"):

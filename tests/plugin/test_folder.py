@@ -6,12 +6,15 @@ import json
 import os
 import stat
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.plugin.inner import run
 from tests.standin import StandIn
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WAYS = [("-n0",), ("-n2",)]
 ASKS = """

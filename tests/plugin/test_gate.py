@@ -68,9 +68,7 @@ def test_many_calls_in_few_tests_do_not_hide_lost_tests(suite: Suite, way: tuple
     assert ran.report["gate"]["reason"] == "50.0% of the LM tests lost (1 of 2) is above the limit of 5%"
 
 
-@pytest.mark.parametrize(
-    ("limit", "status"), [("100%", 0), ("1", 0), ("0.2", 0), ("19.9%", 1), ("0", 1)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("limit", "status"), [("100%", 0), ("1", 0), ("0.2", 0), ("19.9%", 1), ("0", 1)], ids=str)
 def test_the_limit_is_a_share_or_a_percentage(suite: Suite, limit: str, status: int) -> None:
     lose(suite.server, *range(6))
     suite.write(THIRTY)

@@ -1,4 +1,4 @@
-"""Every kind of error through the whole plugin, streamed and not: kind, category, outcome of the test, requests sent."""
+"""Every kind of error through the whole plugin, streamed and not: kind, category, outcome, requests sent."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ from tests.standin import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.plugin.suite import Ran, Suite
     from tests.standin import Received, Step
 
@@ -139,8 +141,13 @@ def by_fault(events: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def first_time(name: str) -> Any:
-    """Return a predicate that fits the first request with this prompt, and its second one on a fresh connection."""
+def every_time(name: str) -> Callable[[Received], bool]:
+    """Return a predicate that fits each request with this prompt."""
+    return lambda received: received.text == name
+
+
+def first_time(name: str) -> Callable[[Received], bool]:
+    """Return a predicate that fits the first request with this prompt."""
     seen: list[Received] = []
 
     def fits(received: Received) -> bool:
@@ -155,7 +162,7 @@ def first_time(name: str) -> Any:
 @BOTH
 def test_each_fault_that_stays_is_of_its_kind(suite: Suite, stream: bool) -> None:
     for name, fault in FAULTS.items():
-        suite.server.when(lambda r, name=name: r.text == name, fault.step)
+        suite.server.when(every_time(name), fault.step)
     ran = run(suite, list(FAULTS), stream=stream)
     errors = by_fault(ran.named("gen_error"))
     sent = Counter(request.text for request in suite.server.requests)
@@ -187,7 +194,7 @@ def test_a_fault_that_passes_is_retried_where_that_helps(suite: Suite, stream: b
 @BOTH
 def test_odd_answers_are_answers(suite: Suite, stream: bool) -> None:
     for name, step in ANSWERS.items():
-        suite.server.when(lambda r, name=name: r.text == name, step)
+        suite.server.when(every_time(name), step)
     ran = run(suite, list(ANSWERS), stream=stream)
     assert ran.outcomes == {"passed": len(ANSWERS)}
     assert ran.report["attempts"] == {

@@ -69,8 +69,10 @@ BROKEN = [
     (
         '{"n": ',
         "length",
-        "the answer is no JSON: Expecting value: line 1 column 6 (char 5); the answer was cut by max_tokens (finish_reason "
-        "length): raise it",
+        (
+            "the answer is no JSON: Expecting value: line 1 column 6 (char 5); "
+            "the answer was cut by max_tokens (finish_reason length): raise it"
+        ),
     ),
 ]
 

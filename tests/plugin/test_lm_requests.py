@@ -83,7 +83,8 @@ def test_stream_false_is_said_too(suite: Suite, models: None) -> None:
 def test_marker_keywords_reach_the_body_only_where_they_belong(suite: Suite, models: None) -> None:
     suite.write("""
         import pytest
-        @pytest.mark.llm(timeout=9, retries=1, backoff=0.5, cache=False, max_tokens=5, temperature=0.5, seed=1, system="S")
+        @pytest.mark.llm(timeout=9, retries=1, backoff=0.5, cache=False, max_tokens=5, temperature=0.5, seed=1)
+        @pytest.mark.llm(system="S")
         class TestAll:
             def test_marker(self, lm): lm("hi")
             @pytest.mark.llm(max_tokens=6)

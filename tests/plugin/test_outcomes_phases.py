@@ -149,9 +149,8 @@ def test_calls_are_booked_to_the_test_that_made_them_or_was_set_up(suite: Suite,
     suite.write(SUITE)
     ran = suite.run(*way, *LOSES)
     booked = {(one["nodeid"].partition("::")[2], one["error_kind"]) for one in ran.named("gen_error")}
-    lost = {"test_in_setup", "test_in_call", "test_in_teardown", "test_group_of_lost", "test_group_of_both", "test_xfail",
-            "test_xfail_strict", "test_xfail_raises", "test_fails_before_a_lost_teardown", "test_chained", "test_caught",
-            "test_lost_before_a_broken_teardown", "TestUnit::test_unit_lost"}  # fmt: skip
+    lost = {name for name, words in WORDS.items() if LOST in words} - {"test_module_one", "test_module_two"}
+    lost |= {"test_group_of_both", "test_chained", "test_caught"}
     modules = {name for name, _ in booked if name in {"test_module_one", "test_module_two"}}
     assert booked == {(name, "disconnect") for name in lost | modules} | {("test_refused", "auth")}
     assert modules

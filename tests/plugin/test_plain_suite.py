@@ -150,9 +150,11 @@ def test_selecting_the_other_tests_needs_no_server_and_no_correct_model(pytester
 def test_markers_shows_the_marker_with_its_keywords(pytester: pytest.Pytester) -> None:
     lines = run(pytester, "--markers").outlines
     assert [line for line in lines if line.startswith("@pytest.mark.llm(")] == [
-        "@pytest.mark.llm(timeout=..., retries=..., backoff=..., model=..., cache=..., stream=..., max_tokens=..., "
-        "temperature=..., seed=..., system=...): how the calls of this test are made (times in seconds); tests that "
-        "use lm, alm or reply have this mark by themselves"
+        (
+            "@pytest.mark.llm(timeout=..., retries=..., backoff=..., model=..., cache=..., stream=..., max_tokens=..., "
+            "temperature=..., seed=..., system=...): how the calls of this test are made (times in seconds); tests that "
+            "use lm, alm or reply have this mark by themselves"
+        )
     ]
 
 

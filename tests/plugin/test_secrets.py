@@ -21,7 +21,9 @@ TOKENS = ("sk-lm-AAAAAAAA:BBBBBBBBBBBBBBBBBBBB", "hunter2hunter2-of-a-proxy+/=")
 ASKS = """
     import pytest
 
-    @pytest.mark.parametrize("prompt", ["fine", "refused", "broken", "broken in stream", "unknown", "full 1", "full 2", "full 3"])
+    PROMPTS = ["fine", "refused", "broken", "broken in stream", "unknown", "full 1", "full 2", "full 3"]
+
+    @pytest.mark.parametrize("prompt", PROMPTS)
     def test_asks(lm, prompt):
         lm(prompt, retries=1)
 

@@ -56,7 +56,10 @@ def test_every_wrong_keyword_and_value(arguments: str, problem: str, pytester: p
             "test_marks.py::TestIt::test_b",
         ),
         (
-            "@pytest.mark.parametrize('n', [1, pytest.param(2, marks=pytest.mark.llm(cash=0))])\ndef test_c(lm, n): pass",
+            (
+                "mark = pytest.mark.llm(cash=0)\n"
+                "@pytest.mark.parametrize('n', [1, pytest.param(2, marks=mark)])\ndef test_c(lm, n): pass"
+            ),
             "test_marks.py::test_c[2]",
         ),
     ],

@@ -48,9 +48,11 @@ def test_each_source_is_named_as_the_user_knows_it(pytester: pytest.Pytester, mo
     monkeypatch.setenv("LLM_RETRY_BACKOFF_MS", "1500")
     monkeypatch.setenv("EVAL_PIPELINE_VERSION", "v1")
     assert header_of(run(pytester, "--lmstudio-on-error=fail", "-n0")) == [
-        "lmstudio: backoff=1.5s (LLM_RETRY_BACKOFF_MS), cache_size=9 (lmstudio_cache_size), "
-        "pipeline_version=v1 (EVAL_PIPELINE_VERSION), on_error=fail (--lmstudio-on-error), "
-        "stream=off (lmstudio_stream)"
+        (
+            "lmstudio: backoff=1.5s (LLM_RETRY_BACKOFF_MS), cache_size=9 (lmstudio_cache_size), "
+            "pipeline_version=v1 (EVAL_PIPELINE_VERSION), on_error=fail (--lmstudio-on-error), "
+            "stream=off (lmstudio_stream)"
+        )
     ]
 
 
@@ -60,8 +62,10 @@ def test_paths_are_shown_whole(pytester: pytest.Pytester) -> None:
     )
     root = pytester.path
     assert lines == [
-        f"lmstudio: dir={root}/d (--lmstudio-dir), report={root}/r/report.json (--lmstudio-report), "
-        f"html={root}/h.html (--lmstudio-html)"
+        (
+            f"lmstudio: dir={root}/d (--lmstudio-dir), report={root}/r/report.json (--lmstudio-report), "
+            f"html={root}/h.html (--lmstudio-html)"
+        )
     ]
 
 
@@ -89,8 +93,10 @@ def test_workers_are_announced_with_the_reason_and_the_way_out(pytester: pytest.
 def test_workers_for_a_url_are_announced_with_that_reason(pytester: pytest.Pytester) -> None:
     args = "--lmstudio-url=http://127.0.0.1:1", "--lmstudio-recipe=slow-model"
     assert header_of(run(pytester, *args)) == [
-        "lmstudio: url=http://127.0.0.1:1 (--lmstudio-url), timeout=90s (recipe), concurrency=2 (recipe), "
-        "recipe=slow-model (--lmstudio-recipe)",
+        (
+            "lmstudio: url=http://127.0.0.1:1 (--lmstudio-url), timeout=90s (recipe), concurrency=2 (recipe), "
+            "recipe=slow-model (--lmstudio-recipe)"
+        ),
         "lmstudio: 2 xdist workers, because of --lmstudio-url (-n0 runs all in this process)",
     ]
 

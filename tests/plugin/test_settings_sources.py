@@ -153,7 +153,7 @@ def test_a_pyproject_may_hold_numbers_and_booleans(table: str, pytester: pytest.
     assert [found[name] for name in names] == [90.0, 0.25, False, 0.0, "7"]
 
 
-RECIPES = {
+RECIPES: Mapping[str, Mapping[str, Any]] = {
     "slow-model": {"timeout": 90.0, "concurrency": 2},
     "fast-feedback": {"params": {"max_tokens": 256, "temperature": 0.4}},
     "stress": {"concurrency": 16, "timeout": 20.0},
@@ -226,10 +226,10 @@ def test_the_closest_marker_beats_every_other_source(
     ],
 )
 def test_a_folder_may_begin_with_a_tilde(
-    value: str, folder: str | None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    value: str, folder: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = pytester.mkdir("home of someone")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("USERPROFILE", str(home))
-    expected = Path(pytester.path, (folder or value).replace("HOME", str(home)))
+    expected = Path(pytester.path, folder.replace("HOME", str(home)))
     assert settings_of(pytester, f"--lmstudio-dir={value}")["dir"] == str(expected)

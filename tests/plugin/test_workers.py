@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 
 from tests.plugin.inner import QUIET, header_of, run
@@ -35,39 +37,43 @@ def suite(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_passes(): pass")
 
 
+class Asked(NamedTuple):
+    """What a user asked for in the three places, and how many workers that makes."""
+
+    workers: int
+    args: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    ini: str = ""
+
+
 @pytest.mark.parametrize(
-    ("args", "environment", "ini", "expected"),
+    "asked",
     [
-        ((), {}, "", 0),
-        (("--lmstudio-concurrency=3",), {}, "", 3),
-        ((), {"EVAL_CONCURRENCY": "3"}, "", 3),
-        ((), {}, INI, 3),
-        (("--lmstudio-concurrency=1",), {"EVAL_CONCURRENCY": "3"}, INI, 1),
-        (("--lmstudio-concurrency=4",), {}, "", 4),
-        ((), {"EVAL_CONCURRENCY": ""}, "", 0),
-        (("--lmstudio-recipe=stress",), {}, "", 0),
-        ((), {"LLM_RECIPE": "slow-model"}, "", 0),
-        (("--lmstudio-recipe=stress",), {"EVAL_CONCURRENCY": "3"}, "", 3),
-        (("--lmstudio-url=http://h:1",), {}, "", 4),
-        (("--lmstudio-url=http://h:1", "--lmstudio-recipe=slow-model"), {}, "", 2),
-        (("--lmstudio-url=http://h:1", "--lmstudio-concurrency=3"), {}, "", 3),
-        ((), {"LMSTUDIO_URL": "http://h:1"}, "", 0),
-        ((), {}, "lmstudio_url = http://h:1", 0),
-        (("--lmstudio-model=m", "--lmstudio-retries=1"), {"LM_API_TOKEN": "t"}, "lmstudio_timeout = 3", 0),
+        Asked(0),
+        Asked(3, args=("--lmstudio-concurrency=3",)),
+        Asked(3, environment=(("EVAL_CONCURRENCY", "3"),)),
+        Asked(3, ini=INI),
+        Asked(1, args=("--lmstudio-concurrency=1",), environment=(("EVAL_CONCURRENCY", "3"),), ini=INI),
+        Asked(4, args=("--lmstudio-concurrency=4",)),
+        Asked(0, environment=(("EVAL_CONCURRENCY", ""),)),
+        Asked(0, args=("--lmstudio-recipe=stress",)),
+        Asked(0, environment=(("LLM_RECIPE", "slow-model"),)),
+        Asked(3, args=("--lmstudio-recipe=stress",), environment=(("EVAL_CONCURRENCY", "3"),)),
+        Asked(4, args=("--lmstudio-url=http://h:1",)),
+        Asked(2, args=("--lmstudio-url=http://h:1", "--lmstudio-recipe=slow-model")),
+        Asked(3, args=("--lmstudio-url=http://h:1", "--lmstudio-concurrency=3")),
+        Asked(0, environment=(("LMSTUDIO_URL", "http://h:1"),)),
+        Asked(0, ini="lmstudio_url = http://h:1"),
+        Asked(0, args=("--lmstudio-model=m",), environment=(("LM_API_TOKEN", "t"),), ini="lmstudio_timeout = 3"),
     ],
 )
 def test_only_a_concurrency_or_a_url_on_the_command_line_starts_workers(
-    args: tuple[str, ...],
-    environment: dict[str, str],
-    ini: str,
-    expected: int,
-    pytester: pytest.Pytester,
-    monkeypatch: pytest.MonkeyPatch,
+    asked: Asked, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytester.makeini(f"[pytest]\n{ini}")
-    for name, value in environment.items():
+    pytester.makeini(f"[pytest]\n{asked.ini}")
+    for name, value in asked.environment:
         monkeypatch.setenv(name, value)
-    assert workers(pytester, *args) == expected
+    assert workers(pytester, *asked.args) == asked.workers
 
 
 @pytest.mark.parametrize("ours", [("--lmstudio-concurrency=3",), ("--lmstudio-url=http://h:1",)], ids=" ".join)
@@ -153,31 +159,25 @@ WRITES_ITS_WORKER = """
 
 
 @pytest.mark.parametrize(
-    ("args", "environment", "expected"),
+    ("args", "expected"),
     [
-        ((), {"EVAL_CONCURRENCY": "2"}, {"worker-gw0", "worker-gw1"}),
-        (("--lmstudio-concurrency=1",), {}, {"worker-gw0"}),
-        (("-p", "no:xdist"), {"EVAL_CONCURRENCY": "2"}, {"worker-main"}),
-        (("-n0",), {"EVAL_CONCURRENCY": "2"}, {"worker-main"}),
-        (("--pdb",), {"EVAL_CONCURRENCY": "2"}, {"worker-main"}),
+        ((), {"worker-gw0", "worker-gw1"}),
+        (("--lmstudio-concurrency=1",), {"worker-gw0"}),
+        (("-p", "no:xdist"), {"worker-main"}),
+        (("-n0",), {"worker-main"}),
+        (("--pdb",), {"worker-main"}),
     ],
 )
 def test_tests_run_in_the_workers_that_were_decided_on(
-    args: tuple[str, ...],
-    environment: dict[str, str],
-    expected: set[str],
-    pytester: pytest.Pytester,
-    monkeypatch: pytest.MonkeyPatch,
+    args: tuple[str, ...], expected: set[str], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("EVAL_CONCURRENCY", "2")
     pytester.makepyfile(WRITES_ITS_WORKER)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
     result = run(pytester, *args)
     result.assert_outcomes(passed=12)
     assert {path.name for path in pytester.path.glob("worker-*")} == expected
-    assert len([line for line in header_of(result) if "xdist workers" in line]) == (
-        0 if "worker-main" in expected else 1
-    )
+    announced = [line for line in header_of(result) if "xdist workers" in line]
+    assert len(announced) == (0 if "worker-main" in expected else 1)
 
 
 COUNTS_PROCESSES = """

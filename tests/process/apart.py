@@ -8,12 +8,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from tests.plugin.suite import Ran
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
 _DEADLINE_S = 60.0

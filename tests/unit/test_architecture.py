@@ -50,11 +50,12 @@ MAY_IMPORT_PYTEST = {"plugin", *_RUN_MODULES} - {"closing", "interrupt"}
 #: The one home of each library: everything else goes through that module.
 HOME_OF = {
     "httpx": {"engine.transport"},
+    "h11": {"engine.plain"},
     "diskcache": {"engine.cache"},
     "filelock": {"engine.locks", "record.events"},
     "xllamacpp": {"server.embedded"},
 }
-HEAVY = {"httpx", "diskcache", "jsonschema", "asyncio", "filelock", "xllamacpp"}
+HEAVY = {"httpx", "h11", "diskcache", "jsonschema", "asyncio", "filelock", "xllamacpp"}
 LOADED_WITH_THE_PLUGIN = {
     *("plugin", "fixtures", "gathered", "hooks", "marks", "options", "outcome", "session", "xdist"),
     *("settings", "errors", "records", "text", "values", ""),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_lmstudio import options, values
+from pytest_lmstudio.engine import retry
 from pytest_lmstudio.settings import BreakerLimits, Settings
 
 if TYPE_CHECKING:
@@ -213,3 +214,7 @@ def test_settings_travel_as_plain_data(settings: Settings) -> None:
     assert Settings.from_dict(settings.as_dict()) == settings
     if settings.breaker is not None:
         assert values.breaker(str(settings.breaker)) == settings.breaker
+
+
+def test_the_strategies_known_by_name_are_those_that_exist() -> None:
+    assert tuple(retry.STRATEGIES) == options.STRATEGIES

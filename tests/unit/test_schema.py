@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from pytest_lmstudio.client.schema import check_schema, parse, response_format
 from pytest_lmstudio.errors import LMSchemaError
 from pytest_lmstudio.reply import Reply
-from pytest_lmstudio.client.schema import check_schema, parse, response_format
 
 PERSON = {
     "type": "object",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.answers import check_answer
 from pytest_lmstudio.engine.attempt import Answer, AttemptFailed, run_attempt
-from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.engine.key import cache_key, question
+from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.records import CallOptions, Request
 
 if TYPE_CHECKING:

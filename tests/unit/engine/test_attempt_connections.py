@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from pytest_lmstudio.engine.transport import Broken, Transport
@@ -22,7 +21,8 @@ from tests.standin import (
 from tests.unit.engine.attempts import attempt, attempts, told
 
 if TYPE_CHECKING:
-    from pytest_lmstudio.engine.transport import Response, Trace
+    from pytest_lmstudio.engine.progress import Progress
+    from pytest_lmstudio.engine.transport import Response
     from tests.standin import Step
 
 DEAD = "it was reset"
@@ -95,11 +95,11 @@ class DeadWhileSending(Transport):
     """Kept connections are dead, and say so in the midst of a long body: nothing of it counts as sent."""
 
     async def send(
-        self, method: str, path: str, content: bytes = b"", *, trace: Trace, fresh: bool = False
+        self, method: str, path: str, content: bytes = b"", *, progress: Progress, fresh: bool = False
     ) -> Response:
         if not fresh:
-            raise Broken(httpx.ReadError(DEAD))
-        return await super().send(method, path, content, trace=trace, fresh=True)
+            raise Broken(ConnectionResetError(DEAD), unmade=False)
+        return await super().send(method, path, content, progress=progress, fresh=True)
 
 
 def test_a_kept_connection_that_dies_while_a_long_prompt_is_sent_is_replaced() -> None:

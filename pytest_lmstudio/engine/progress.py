@@ -1,0 +1,39 @@
+"""How far an exchange got."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_lmstudio.errors import Phase
+
+
+@dataclass(slots=True)
+class Progress:
+    """Written by the transport and by the reader of the answer while an exchange goes on.
+
+    Attributes:
+        started_s: when the attempt began, on the monotonic clock.
+        until_s: when its answer should be whole, on the same clock.
+        phase: ``connecting`` (not sent), ``waiting`` (sent, no byte of the body yet), ``receiving``.
+        fresh: whether a connection was made for it.
+        connected: whether that connection was made.
+        answered: whether the head of an answer came.
+        first_piece_s: when the first piece of text, reasoning or tool call came.
+        whole_s: when the server said that the answer is whole.
+    """
+
+    started_s: float
+    until_s: float = float("inf")
+    phase: Phase = "connecting"
+    fresh: bool = False
+    connected: bool = False
+    answered: bool = False
+    first_piece_s: float | None = None
+    whole_s: float | None = None
+
+    def elapsed_ms(self) -> float:
+        """Return how long the attempt took, or has taken until now."""
+        return ((self.whole_s or time.monotonic()) - self.started_s) * 1000
