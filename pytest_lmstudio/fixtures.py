@@ -6,18 +6,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lmstudio.session import RUN
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_lmstudio.client.lm import LM, AsyncLM
+    from pytest_lmstudio.session import Run
+
+#: Tests whose fixture closure holds one of these ask the model.
+FIXTURES = frozenset({"lm", "alm", "lm_session", "reply"})
+
+
+def _run(config: pytest.Config) -> Run:
+    from pytest_lmstudio import live  # a suite without LM tests never gets here
+
+    return live.attach(config)
 
 
 @pytest.fixture
 def lm(request: pytest.FixtureRequest) -> Iterator[LM]:
     """Ask the model: ``lm("What is the capital of France?")`` returns a `Reply`."""
-    client = request.config.stash[RUN].client(request.node)
+    client = _run(request.config).client(request.node)
     yield client
     client.close()
 
@@ -25,12 +33,12 @@ def lm(request: pytest.FixtureRequest) -> Iterator[LM]:
 @pytest.fixture
 def alm(request: pytest.FixtureRequest) -> AsyncLM:
     """Ask the model from an async test, with ``await``; else as `lm`."""
-    return request.config.stash[RUN].async_client(request.node)
+    return _run(request.config).async_client(request.node)
 
 
 @pytest.fixture(scope="session")
 def lm_session(request: pytest.FixtureRequest) -> Iterator[LM]:
     """Ask the model from a fixture of wider scope; marks do not apply, calls are booked to the test being set up."""
-    client = request.config.stash[RUN].client(None)
+    client = _run(request.config).client(None)
     yield client
     client.close()

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_lmstudio.records import Endpoint
 
+#: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
+__tracebackhide__ = True
+
 #: Runs kept under ``runs/``.
 KEPT_RUNS = 20
 #: A run without a report that was written to this recently may be in progress.

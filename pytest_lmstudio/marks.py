@@ -12,12 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MARKER = "llm"
-DESCRIPTION = (
-    f"{MARKER}({', '.join(f'{name}=...' for name in values.MARKER)}): how the calls of this test are made "
-    "(times in seconds); tests that use lm, alm or reply have this mark by themselves"
-)
-FIXTURES = frozenset({"lm", "alm", "reply"})
-
+#: Fixtures whose tests are LM tests; what `lm_session` does is booked to a test, but need not be what it tests.
+_MARKING = frozenset({"lm", "alm", "reply"})
 #: The checked keywords of an LM test's marks.
 OPTIONS = pytest.StashKey["Mapping[str, Any]"]()
 
@@ -29,7 +25,7 @@ def mark_items(items: Iterable[pytest.Item]) -> None:
         ValueError: a mark is wrong; the text names the test.
     """
     for item in items:
-        uses_model = not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+        uses_model = not _MARKING.isdisjoint(getattr(item, "fixturenames", ()))
         marked = item.get_closest_marker(MARKER)
         if uses_model and marked is None:
             item.add_marker(MARKER)

@@ -1,4 +1,4 @@
-"""The one table of settings: how each is spelled, read, checked and explained."""
+"""The settings of a run: how each is read and checked, and where it may come from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pytest
 
 from pytest_lmstudio import values
+from pytest_lmstudio.flags import FLAGS, Flag
 from pytest_lmstudio.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ class Option(NamedTuple):
     """One setting.
 
     Attributes:
-        name: the field of `Settings`; command line and ini names derive from it.
-        env: the environment variable.
-        metavar: what the help shows as the value.
-        help: one line.
+        name, env, metavar, help: as in `Flag`.
         parse: turns text into the value, or raises `ValueError` with what was expected.
         env_parse: the same for the environment, where the unit differs.
     """
@@ -39,110 +37,42 @@ class Option(NamedTuple):
     @property
     def flag(self) -> str:
         """Return the command line's name."""
-        return f"--lmstudio-{self.name.replace('_', '-')}"
+        return Flag(*self[:4]).flag
 
     @property
     def ini(self) -> str:
-        """Return the ini file's name, which is also argparse's destination."""
-        return f"lmstudio_{self.name}"
+        """Return the ini file's name."""
+        return Flag(*self[:4]).ini
 
 
-OPTIONS: tuple[Option, ...] = (
-    Option(
-        "url",
-        "LMSTUDIO_URL",
-        "URL",
-        "Base URL of the server, or 'embedded' for a llama.cpp server of the run's own",
-        values.url,
-    ),
-    Option("model", "LMSTUDIO_MODEL", "ID", "Model to ask; by default the one that is loaded", values.name),
-    Option(
-        "timeout",
-        "LLM_REQUEST_TIMEOUT_MS",
-        "SECONDS",
-        "Hard limit of one attempt, or 'auto'",
-        values.timeout,
-        values.timeout_ms,
-    ),
-    Option("retries", "LLM_MAX_RETRIES", "N", "Retries after the first attempt", values.retries),
-    Option(
-        "backoff",
-        "LLM_RETRY_BACKOFF_MS",
-        "SECONDS",
-        "Base of the exponential back-off",
-        values.backoff,
-        values.backoff_ms,
-    ),
-    Option(
-        "retry_strategy",
-        "LLM_RETRY_STRATEGY",
-        "NAME",
-        "'exponential', 'decorrelated', or a name known to a hook",
-        values.name,
-    ),
-    Option(
-        "concurrency",
-        "EVAL_CONCURRENCY",
-        "N",
-        "Requests in flight at once over all processes; also the number of xdist workers",
-        values.concurrency,
-    ),
-    Option(
-        "latency_threshold",
-        "LLM_LATENCY_THRESHOLD_MS",
-        "SECONDS",
-        "Mean latency above which fewer requests are kept in flight, or 'off'",
-        values.threshold,
-        values.threshold_ms,
-    ),
-    Option(
-        "breaker",
-        "LLM_BREAKER",
-        "N:SECONDS",
-        "Network errors in a row that pause all requests, and for how long, or 'off'",
-        values.breaker,
-    ),
-    Option(
-        "cache",
-        "LLM_CACHE",
-        "MODE",
-        "'readwrite', 'refresh', 'off' or 'offline'",
-        values.one_of("readwrite", "refresh", "off", "offline"),
-    ),
-    Option("cache_size", "EVAL_CACHE_SIZE", "N", "Entries that the cache holds", values.positive),
-    Option(
-        "pipeline_version",
-        "EVAL_PIPELINE_VERSION",
-        "V",
-        "Part of every cache key; change it when the evals change",
-        values.text,
-    ),
-    Option(
-        "max_error_rate", "LLM_MAX_ERROR_RATE", "P", "Share of calls that may be lost, such as 5%% or 0.05", values.rate
-    ),
-    Option(
-        "on_error",
-        "LLM_ON_ERROR",
-        "HOW",
-        "'gate': lost calls count against --lmstudio-max-error-rate; 'fail': each fails its test",
-        values.one_of("gate", "fail"),
-    ),
-    Option("stream", "LLM_STREAM", "", "Let answers travel as event streams (the default)", values.switch),
-    Option("recipe", "LLM_RECIPE", "NAME", "Preset: slow-model, fast-feedback, stress or noisy-network", values.recipe),
-    Option("wait", "LMSTUDIO_WAIT", "SECONDS", "How long to wait for a server that is still starting", values.wait),
-    Option(
-        "dir", "LMSTUDIO_DIR", "PATH", "Folder of cache and runs; by default .lmstudio under rootdir", values.folder
-    ),
-    Option("report", "LMSTUDIO_REPORT", "PATH", "Where a further copy of report.json goes", values.file),
-    Option("html", "LMSTUDIO_HTML", "PATH", "Where the report goes as one HTML page", values.file),
-)
+_PARSERS: dict[str, tuple[Callable[[str], Any], Callable[[str], Any] | None]] = {
+    "url": (values.url, None),
+    "model": (values.name, None),
+    "timeout": (values.timeout, values.timeout_ms),
+    "retries": (values.retries, None),
+    "backoff": (values.backoff, values.backoff_ms),
+    "retry_strategy": (values.name, None),
+    "concurrency": (values.concurrency, None),
+    "latency_threshold": (values.threshold, values.threshold_ms),
+    "breaker": (values.breaker, None),
+    "cache": (values.one_of("readwrite", "refresh", "off", "offline"), None),
+    "cache_size": (values.positive, None),
+    "pipeline_version": (values.text, None),
+    "max_error_rate": (values.rate, None),
+    "on_error": (values.one_of("gate", "fail"), None),
+    "stream": (values.switch, None),
+    "recipe": (values.recipe, None),
+    "wait": (values.wait, None),
+    "dir": (values.folder, None),
+    "report": (values.file, None),
+    "html": (values.file, None),
+}
+
+OPTIONS: tuple[Option, ...] = tuple(Option(*flag, *_PARSERS[flag.name]) for flag in FLAGS)
 
 #: Names of `engine.retry.STRATEGIES`, known here so that a plain suite need not load that room.
 STRATEGIES = ("exponential", "decorrelated")
 TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
-
-#: A native TOML table may hold a number as a number; pytest takes that since 9.2, before it every value is a string.
-_INI_TYPE: Any = str | int | float | bool if pytest.version_tuple >= (9, 2) else None
 
 
 class Resolved(NamedTuple):
@@ -160,24 +90,6 @@ class Resolved(NamedTuple):
     def wants_workers(self) -> bool:
         """Tell whether the user asked for something that implies xdist workers."""
         return self.concurrency_given or self.sources.get("url") == "command line"
-
-
-def add_options(parser: pytest.Parser) -> None:
-    """Register every setting as a command line option and as an ini value."""
-    group = parser.getgroup("lmstudio", "evals against a local model server (pytest-lmstudio)")
-    for option in OPTIONS:
-        if option.name == "stream":
-            group.addoption(option.flag, dest=option.ini, action="store_const", const="on", help=option.help)
-            group.addoption(
-                "--no-lmstudio-stream",
-                dest=option.ini,
-                action="store_const",
-                const="off",
-                help="Let answers travel whole",
-            )
-        else:
-            group.addoption(option.flag, dest=option.ini, metavar=option.metavar, help=option.help)
-        parser.addini(option.ini, f"{option.help.replace('%%', '%')} (as {option.flag})", _INI_TYPE, default=None)
 
 
 def resolve(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> Resolved:

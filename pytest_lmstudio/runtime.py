@@ -20,6 +20,7 @@ from pytest_lmstudio.engine.shared import Shared
 from pytest_lmstudio.engine.slots import Slots
 from pytest_lmstudio.engine.timeouts import Timeouts
 from pytest_lmstudio.engine.transport import Transport
+from pytest_lmstudio.errors import LMError, LMRequestError
 from pytest_lmstudio.home import Home
 from pytest_lmstudio.record.events import EventWriter
 from pytest_lmstudio.server.preflight import Preflight
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from pytest_lmstudio.engine.retry import RetryStrategy
     from pytest_lmstudio.records import Endpoint
     from pytest_lmstudio.settings import Settings
+
+#: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
+__tracebackhide__ = True
 
 #: How long calls in flight may take to end when the run is interrupted.
 DRAIN_S = 5.0
@@ -90,6 +94,16 @@ class Runtime:
         """Return what the run's processes share."""
         folder = Path(self.identity.shared_dir) if self.identity.shared_dir else None
         return Shared(folder, self.settings.concurrency)
+
+    @cached_property
+    def problem(self) -> LMError | None:
+        """Return why no call can be made at all, None when all is well."""
+        try:
+            _ = self.folder
+        except OSError as error:
+            msg = f"{printable(self.settings.dir)} cannot be written to ({error.strerror}): mend --lmstudio-dir"
+            return LMRequestError(msg)
+        return None
 
     @cached_property
     def folder(self) -> Path:

@@ -259,23 +259,25 @@ class Run:
         """Tell whether any process of the run made a call."""
         return (self.folder / "events.jsonl").exists()
 
-    def judge(self) -> dict[str, Any] | None:
-        """Return the report as of now, None when the run made no call."""
+    def gate_failed(self) -> bool:
+        """Tell whether more was lost than may be, as of now."""
         if not self.made_calls:
-            return None
+            return False
         from pytest_lmstudio import closing
 
-        return closing.judge(self, None)
+        report = closing.judge(self, None)
+        return report is not None and bool(report["gate"]["failed"])
 
-    def finish(self, exit_status: int) -> None:
-        """Write the report, if the run made a call."""
+    def finish(self, exit_status: int) -> bool:
+        """Write the report, if the run made a call; tell whether its gate failed."""
         self.close_calls()
         if not self.made_calls:
-            return
+            return False
         from pytest_lmstudio import closing
 
         self.report = closing.write(self, exit_status)
         closing.remember_lost(self)
+        return self.report is not None and bool(self.report["gate"]["failed"])
 
     def lines(self, width: int) -> Iterator[Line]:
         """Yield the section at the end of the session."""

@@ -13,6 +13,9 @@ from pytest_lmstudio.records import CallOptions
 if TYPE_CHECKING:
     from pytest_lmstudio.settings import CacheMode, Settings
 
+#: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
+__tracebackhide__ = True
+
 #: Parameters of a chat completion that LM Studio documents, or that its engines take; others go through ``extra_body``.
 BODY = frozenset({
     "draft_model", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "min_p",

@@ -20,9 +20,13 @@ from pytest_lmstudio.records import Call, Endpoint, Request
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from pytest_lmstudio.records import ModelInfo
     from pytest_lmstudio.reply import Reply
     from pytest_lmstudio.runtime import Runtime
     from pytest_lmstudio.settings import Settings
+
+#: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
+__tracebackhide__ = True
 
 Item = str | Sequence[Mapping[str, Any]]
 
@@ -104,7 +108,6 @@ class Caller:
         sample: int = 0,
     ) -> Planned:
         """Plan one chat completion."""
-        __tracebackhide__ = True
         asked = asking.sorted_out(self.runtime.settings, self._marker, keywords)
         content: dict[str, Any] = {
             "messages": asking.messages_for(prompt, self._marker.get("system") if system is None else system)
@@ -121,7 +124,6 @@ class Caller:
 
     def plan_map(self, prompts: Iterable[Item], system: str | None, keywords: dict[str, Any]) -> list[Planned]:
         """Plan many; the nth of equal prompts is sample n."""
-        __tracebackhide__ = True
         if isinstance(prompts, str):
             msg = "map takes a list of prompts; for one prompt call lm(prompt)"
             raise TypeError(msg)
@@ -136,7 +138,6 @@ class Caller:
 
     def plan_embed(self, texts: object, keywords: dict[str, Any]) -> Planned:
         """Plan one request for embeddings."""
-        __tracebackhide__ = True
         # Parameters and the model of the settings and marks are meant for chats.
         travel = {name: value for name, value in self._marker.items() if name in values.TRANSPORT and name != "model"}
         asked = asking.sorted_out(replace(self.runtime.settings, params=()), travel, keywords)
@@ -146,6 +147,8 @@ class Caller:
 
     def ready(self, plan: Planned) -> Ready | None:
         """Return the call with its model, or None when the server must be asked for the model."""
+        if (error := self.runtime.problem) is not None:
+            raise error
         model = plan.asked.model or self.runtime.known_model(plan.endpoint)
         if model is None and self.settings.cache == "offline":
             model = self.runtime.remembered_model(plan.endpoint)
@@ -173,7 +176,6 @@ class Caller:
         return Ready(self._request(plan, ""), failure)
 
     def _request(self, plan: Planned, model: str) -> Request:
-        __tracebackhide__ = True
         body = {"model": model, **plan.content, **plan.asked.params}
         try:
             asked = question(self.settings.pipeline_version, plan.endpoint, body, plan.sample)
@@ -211,7 +213,6 @@ class Caller:
 
     def replayed(self, ready: Ready) -> list[str] | None:
         """Return a cached answer in its pieces, or None when it must be asked for."""
-        __tracebackhide__ = True
         request, failure = ready
         if failure is not None:
             self.settle(self.runtime.engine.refuse(request, failure), None)
@@ -242,7 +243,6 @@ class Caller:
 
     def settle(self, call: Call, schema: dict[str, Any] | None) -> Reply:
         """Book a call; return its reply, or raise its error."""
-        __tracebackhide__ = True
         self._scope().calls.append(call)
         if call.error is not None:
             raise call.error
@@ -250,7 +250,6 @@ class Caller:
 
     def settle_map(self, calls: Sequence[Call], *, return_errors: bool) -> Any:
         """Book many calls; return their replies, or raise the first error that matters most."""
-        __tracebackhide__ = True
         self._scope().calls.extend(calls)
         errors = [call.error for call in calls if call.error is not None]
         if return_errors:
@@ -263,7 +262,6 @@ class Caller:
         return [call.reply for call in calls]
 
     def _reply(self, call: Call, schema: dict[str, Any] | None) -> Reply:
-        __tracebackhide__ = True
         reply = call.reply
         if reply is None:  # a call has an error or a reply
             msg = "a call ended without a reply and without an error"
@@ -280,6 +278,16 @@ class Caller:
         if all(isinstance(row.get("index"), int) for row in rows):
             rows = sorted(rows, key=lambda row: row["index"])
         return [row["embedding"] for row in rows]
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        """Ask the server for its models.
+
+        Raises:
+            Refused: the server cannot be asked, or may not be, since the run is offline.
+        """
+        if self.settings.cache == "offline":
+            raise Refused(Failure(ErrorKind.CACHE_MISS, "its list of models is no part of the cache", "connecting"))
+        return await self.runtime.preflight.models()
 
     def server_error(self, failure: Failure) -> LMError:
         """Return the error of a look at the server, which is no call."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pytest_lmstudio.reply import Reply
     from pytest_lmstudio.settings import Settings
 
+#: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
+__tracebackhide__ = True
+
 Message = dict[str, Any]
 
 
@@ -46,7 +49,6 @@ class LM:
 
     def __call__(self, prompt: str, *, system: str | None = None, **params: Any) -> Reply:
         """Ask one question; return the reply."""
-        __tracebackhide__ = True
         return self._reply(self._caller.plan_chat(prompt, system, params))
 
     def chat(
@@ -59,7 +61,6 @@ class LM:
         Raises:
             LMSchemaError: the answer breaks the schema.
         """
-        __tracebackhide__ = True
         return self._reply(self._caller.plan_chat(messages, None, params, schema))
 
     def json(self, prompt: str, schema: dict[str, Any], *, system: str | None = None, **params: Any) -> Any:
@@ -69,7 +70,6 @@ class LM:
             LMSchemaError: the answer breaks the schema; an `AssertionError` with place, rule and ``reply``.
             ValueError: the schema is none.
         """
-        __tracebackhide__ = True
         return self._reply(self._caller.plan_chat(prompt, system, params, schema, need_schema=True)).parsed
 
     def stream(
@@ -79,7 +79,6 @@ class LM:
 
         It is tried again only before the first text was yielded, and cached only when it was read to its end.
         """
-        __tracebackhide__ = True
         pieces = self._pieces(self._caller.plan_chat(prompt, system, {**params, "stream": True}))
         self._streams.add(pieces)
         return pieces
@@ -116,7 +115,6 @@ class LM:
             LMError: the first failure in order, ``auth`` and ``other`` before ``network``; its ``replies`` holds what
                 came (None where lost), its ``errors`` all failures.
         """
-        __tracebackhide__ = True
         plans = self._caller.plan_map(prompts, system, params)
         waiting = [self._start(plan) for plan in plans]
         calls = [one if isinstance(one, Call) else self._wait(one) for one in waiting]
@@ -124,14 +122,12 @@ class LM:
 
     def embed(self, texts: str | Sequence[str], **params: Any) -> list[list[float]]:
         """Return a vector for each text, in one request."""
-        __tracebackhide__ = True
         return self._caller.vectors(self._reply(self._caller.plan_embed(texts, params)))
 
     def models(self) -> list[ModelInfo]:
         """Return what the server lists right now, loaded models first; not counted as a call."""
-        __tracebackhide__ = True
         try:
-            return list(self._caller.runtime.loop.run(self._caller.runtime.preflight.models()))
+            return list(self._caller.runtime.loop.run(self._caller.models()))
         except Refused as refused:
             error = self._caller.server_error(refused.failure)
         raise error
@@ -142,7 +138,6 @@ class LM:
             pieces.close()  # type: ignore[attr-defined]  # they are generators
 
     def _reply(self, plan: Planned) -> Reply:
-        __tracebackhide__ = True
         started = self._start(plan)
         return self._caller.settle(started if isinstance(started, Call) else self._wait(started), plan.schema)
 
@@ -158,7 +153,6 @@ class LM:
         return self._caller.runtime.loop.wait(future)
 
     def _pieces(self, plan: Planned) -> Iterator[str]:
-        __tracebackhide__ = True
         ready = self._ready(plan)
         replayed = self._caller.replayed(ready)
         if replayed is not None:
@@ -187,26 +181,22 @@ class AsyncLM:
 
     async def __call__(self, prompt: str, *, system: str | None = None, **params: Any) -> Reply:
         """Ask one question; return the reply."""
-        __tracebackhide__ = True
         return await self._reply(self._caller.plan_chat(prompt, system, params))
 
     async def chat(
         self, messages: Sequence[Mapping[str, Any]], *, schema: dict[str, Any] | None = None, **params: Any
     ) -> Reply:
         """Ask with a whole conversation; see `LM.chat`."""
-        __tracebackhide__ = True
         return await self._reply(self._caller.plan_chat(messages, None, params, schema))
 
     async def json(self, prompt: str, schema: dict[str, Any], *, system: str | None = None, **params: Any) -> Any:
         """Ask for JSON that follows a schema; see `LM.json`."""
-        __tracebackhide__ = True
         return (await self._reply(self._caller.plan_chat(prompt, system, params, schema, need_schema=True))).parsed
 
     async def stream(
         self, prompt: str | Sequence[Mapping[str, Any]], *, system: str | None = None, **params: Any
     ) -> AsyncIterator[str]:
         """Yield the text as it arrives; see `LM.stream`."""
-        __tracebackhide__ = True
         ready = await self._ready(self._caller.plan_chat(prompt, system, {**params, "stream": True}))
         replayed = self._caller.replayed(ready)
         if replayed is not None:
@@ -240,7 +230,6 @@ class AsyncLM:
         self, prompts: Iterable[Item], *, system: str | None = None, return_errors: bool = False, **params: Any
     ) -> list[Reply] | list[Reply | LMError]:
         """Ask many questions at once; see `LM.map`."""
-        __tracebackhide__ = True
         plans = self._caller.plan_map(prompts, system, params)
         waiting = [self._caller.begin(await self._ready(plan)) for plan in plans]
         try:
@@ -254,20 +243,17 @@ class AsyncLM:
 
     async def embed(self, texts: str | Sequence[str], **params: Any) -> list[list[float]]:
         """Return a vector for each text; see `LM.embed`."""
-        __tracebackhide__ = True
         return self._caller.vectors(await self._reply(self._caller.plan_embed(texts, params)))
 
     async def models(self) -> list[ModelInfo]:
         """Return what the server lists right now; see `LM.models`."""
-        __tracebackhide__ = True
         try:
-            return list(await self._run(self._caller.runtime.preflight.models()))
+            return list(await self._run(self._caller.models()))
         except Refused as refused:
             error = self._caller.server_error(refused.failure)
         raise error
 
     async def _reply(self, plan: Planned) -> Reply:
-        __tracebackhide__ = True
         started = self._caller.begin(await self._ready(plan))
         return self._caller.settle(started if isinstance(started, Call) else await _wait(started), plan.schema)
 

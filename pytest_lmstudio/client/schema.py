@@ -18,6 +18,9 @@ from pytest_lmstudio.text import printable
 if TYPE_CHECKING:
     from pytest_lmstudio.reply import Reply
 
+#: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
+__tracebackhide__ = True
+
 _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
 _MESSAGE_CHARS = 300
 

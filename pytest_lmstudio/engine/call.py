@@ -147,7 +147,7 @@ class _Life:
         engine, request = self.engine, self.request
         async with engine.coalescer.turn(request.key) as (left, leave):
             entry = left
-            if entry is None and engine.coalescer.over_processes and engine.cache is not None:
+            if entry is None and engine.cache is not None:  # the one that led may have ended since the test looked
                 entry = engine.cache.get(request.key)
             reply = reply_of(request, entry, cached=True) if entry is not None else None
             if reply is None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from concurrent.futures import Future
 
+#: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
+__tracebackhide__ = True
+
 T = TypeVar("T")
 
 #: On Windows a wait for a lock cannot be interrupted by Ctrl-C, so it is cut into slices.

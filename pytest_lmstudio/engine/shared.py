@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+#: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
+__tracebackhide__ = True
+
 #: Bytes of common memory: the state of breaker and backpressure, then one release counter for each slot.
 BREAKER_BYTES = 256
 SLOT_BYTES = 8

@@ -107,9 +107,7 @@ def report_of(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("args", "workers"), [(("-n0",), 0), ((), 4), (("--lmstudio-concurrency=2",), 2), (("-p", "no:xdist"), 0)]
-)
+@pytest.mark.parametrize(("args", "workers"), [(("-n0",), 0), ((), 4), (("-p", "no:xdist"), 0)])
 def test_a_run_has_one_real_server_of_its_own(args: tuple[str, ...], workers: int, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SUITE)
     result = pytester.runpytest_subprocess(*QUIET, *args)

@@ -33,8 +33,8 @@ def test_a_server_that_stays_dead_is_given_up(suite: Suite, way: tuple[str, ...]
     kinds = ran.report["errors_by_kind"]
     assert set(kinds) == {"disconnect", "circuit_open"}
     assert kinds["disconnect"] + kinds["circuit_open"] == 12
-    # Three in a row trip it, each of three probes fails; a second worker may have had one more in flight.
-    assert 6 <= kinds["disconnect"] <= 8
+    # Three in a row trip it, each of three probes fails; what a second worker has in flight meanwhile counts as one.
+    assert 6 <= kinds["disconnect"] <= (6 if way == ALONE else 10)
     assert ran.report["breaker"]["trips"] == 3
     assert ran.report["breaker"]["paused_s"] == pytest.approx(0.6, abs=0.35)
     assert ran.report["calls"] | {"total": 12, "sent": 12, "failed": 12} == ran.report["calls"]
@@ -64,9 +64,9 @@ def test_a_server_that_dies_in_mid_run(suite: Suite, way: tuple[str, ...]) -> No
         return False
 
     suite.server.when(stop_after_four, close_before_headers())
-    suite.write(TWELVE)
+    suite.write(TWELVE.replace("12", "24"))
     ran = suite.run(*way, *QUICK)
-    assert ran.outcomes["lm_error"] >= 6
+    assert ran.outcomes["lm_error"] >= 18
     assert ran.report["errors_by_kind"]["circuit_open"] >= 1
     assert ran.report["tests"]["failed"] == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -25,9 +26,8 @@ MIXED = """
     def test_d_plain(): pass
 """
 REASON = (
-    "lm-error: [disconnect] the server at {url} closed the connection before the answer was whole: "
-    "RemoteProtocolError: Server disconnected without sending a response. (model test-model, attempt 1 of 1, waiting); "
-    "look in the server's log for a crash at this time"
+    r"lm-error: \[disconnect\] the server at {url} closed the connection before the answer was whole: [^\n]+ "
+    r"\(model test-model, attempt 1 of 1, waiting\); look in the server's log for a crash at this time"
 )
 
 
@@ -94,7 +94,7 @@ def test_junit_calls_it_skipped_and_says_why(suite: Suite, way: tuple[str, ...])
     skipped = {case.get("name"): case.find("skipped") for case in root.iter("testcase")}
     found = skipped["test_a_lost"]
     assert found is not None
-    assert found.get("message") == REASON.format(url=suite.server.url)
+    assert re.fullmatch(REASON.format(url=re.escape(suite.server.url)), found.get("message", ""))
     assert skipped["test_c_passes"] is None
 
 
@@ -125,7 +125,7 @@ def test_reruns_are_for_failed_tests_and_count_each_call_once(suite: Suite, way:
         def test_fails(lm): assert lm("wrong") == "right"
     """)
     ran = suite.run(*way, *LOSES, "--reruns=2")
-    assert ran.summary == "1 failed, 1 passed, 4 rerun, 1 lm-error"
+    assert set(ran.summary.split(", ")) == {"1 failed", "1 passed", "4 rerun", "1 lm-error"}
     assert ran.outcomes == {"passed": 1, "failed": 1, "lm_error": 1}
     assert Counter(event["nodeid"].partition("::test_")[2] for event in ran.named("gen_request")) == {
         "flaky": 3, "fails": 3, "lost": 1,

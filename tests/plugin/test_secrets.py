@@ -71,8 +71,7 @@ def steps_that_repeat(token: str) -> dict[str, Step]:
     }
 
 
-@pytest.mark.parametrize("workers", ["-n0", "-n2"])
-@pytest.mark.parametrize("stream", ["--lmstudio-stream", "--no-lmstudio-stream"])
+@pytest.mark.parametrize(("stream", "workers"), [("--lmstudio-stream", "-n0"), ("--no-lmstudio-stream", "-n2")])
 @pytest.mark.parametrize("token", TOKENS)
 def test_a_server_that_repeats_the_token_gives_it_away_nowhere(
     token: str, stream: str, workers: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch

@@ -107,7 +107,7 @@ def test_good_marks_at_all_levels_merge_also_in_workers(way: tuple[str, ...], py
             @pytest.mark.llm(backoff=4, model="m")
             def test_merged(self, lm):
                 found = lm.settings
-                assert (found.timeout, found.retries, found.backoff, found.model) == (1, 2, 3, "m")
+                assert (found.timeout, found.retries, found.backoff, found.model) == (1, 2, 4, "m")
         """
     )
     run(pytester, *way).assert_outcomes(passed=1)

@@ -222,7 +222,7 @@ def test_the_closest_marker_beats_every_other_source(
         ("given/here", "given/here"),
         ("/abs/dir", "/abs/dir"),
         ("~/evals", "HOME/evals"),
-        ("~nobody-has-this-name/x", None),
+        ("~nobody-has-this-name/x", "~nobody-has-this-name/x"),
     ],
 )
 def test_a_folder_may_begin_with_a_tilde(

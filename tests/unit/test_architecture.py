@@ -16,7 +16,20 @@ MODULES = read_modules(FOLDER)
 IMPORTS = imports(MODULES)
 
 _RUN_MODULES = (
-    *("closing", "fixtures", "gathered", "hooks", "interrupt", "marks", "options", "outcome", "session", "xdist"),
+    *(
+        "closing",
+        "fixtures",
+        "flags",
+        "gathered",
+        "hooks",
+        "interrupt",
+        "live",
+        "marks",
+        "options",
+        "outcome",
+        "session",
+        "xdist",
+    ),
 )
 ROOM_OF = {
     **dict.fromkeys(("errors", "records", "reply", "settings", "text", "values"), "ground"),
@@ -57,7 +70,7 @@ HOME_OF = {
 }
 HEAVY = {"httpx", "h11", "diskcache", "jsonschema", "asyncio", "filelock", "xllamacpp"}
 LOADED_WITH_THE_PLUGIN = {
-    *("plugin", "fixtures", "gathered", "hooks", "marks", "options", "outcome", "session", "xdist"),
+    *("plugin", "fixtures", "flags", "gathered", "hooks", "live", "marks", "options", "outcome", "session", "xdist"),
     *("settings", "errors", "records", "text", "values", ""),
 }
 MOST_LINES_OF_A_FUNCTION = 40

@@ -1,0 +1,113 @@
+"""How every setting is spelled and explained. Loaded in every pytest run, so it is all that a plain suite pays for."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Flag(NamedTuple):
+    """One setting's names.
+
+    Attributes:
+        name: the field of `Settings`; command line and ini names derive from it.
+        env: the environment variable.
+        metavar: what the help shows as the value.
+        help: one line.
+    """
+
+    name: str
+    env: str
+    metavar: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """Return the command line's name."""
+        return f"--lmstudio-{self.name.replace('_', '-')}"
+
+    @property
+    def ini(self) -> str:
+        """Return the ini file's name, which is also argparse's destination."""
+        return f"lmstudio_{self.name}"
+
+
+FLAGS: tuple[Flag, ...] = (
+    Flag("url", "LMSTUDIO_URL", "URL", "Base URL of the server, or 'embedded' for a llama.cpp server of the run's own"),
+    Flag("model", "LMSTUDIO_MODEL", "ID", "Model to ask; by default the one that is loaded"),
+    Flag("timeout", "LLM_REQUEST_TIMEOUT_MS", "SECONDS", "Hard limit of one attempt, or 'auto'"),
+    Flag("retries", "LLM_MAX_RETRIES", "N", "Retries after the first attempt"),
+    Flag("backoff", "LLM_RETRY_BACKOFF_MS", "SECONDS", "Base of the exponential back-off"),
+    Flag("retry_strategy", "LLM_RETRY_STRATEGY", "NAME", "'exponential', 'decorrelated', or a name known to a hook"),
+    Flag(
+        "concurrency",
+        "EVAL_CONCURRENCY",
+        "N",
+        "Requests in flight at once, over all xdist workers",
+    ),
+    Flag(
+        "latency_threshold",
+        "LLM_LATENCY_THRESHOLD_MS",
+        "SECONDS",
+        "Mean latency that lowers the limit for a while, or 'off'",
+    ),
+    Flag(
+        "breaker",
+        "LLM_BREAKER",
+        "N:SECONDS",
+        "Network errors in a row that pause everything, and how long, or 'off'",
+    ),
+    Flag("cache", "LLM_CACHE", "MODE", "'readwrite', 'refresh', 'off' or 'offline'"),
+    Flag("cache_size", "EVAL_CACHE_SIZE", "N", "Entries that the cache holds"),
+    Flag("pipeline_version", "EVAL_PIPELINE_VERSION", "V", "Part of every cache key; change it when the evals change"),
+    Flag("max_error_rate", "LLM_MAX_ERROR_RATE", "P", "Share of calls that may be lost, such as 5%% or 0.05"),
+    Flag(
+        "on_error",
+        "LLM_ON_ERROR",
+        "HOW",
+        "'gate': lost calls count against the rate; 'fail': each fails its test",
+    ),
+    Flag("stream", "LLM_STREAM", "", "Let answers travel as event streams (the default)"),
+    Flag("recipe", "LLM_RECIPE", "NAME", "Preset: slow-model, fast-feedback, stress or noisy-network"),
+    Flag("wait", "LMSTUDIO_WAIT", "SECONDS", "How long to wait for a server that is still starting"),
+    Flag("dir", "LMSTUDIO_DIR", "PATH", "Folder of cache and runs; by default .lmstudio under rootdir"),
+    Flag("report", "LMSTUDIO_REPORT", "PATH", "Where a further copy of report.json goes"),
+    Flag("html", "LMSTUDIO_HTML", "PATH", "Where the report goes as one HTML page"),
+)
+
+#: A native TOML table may hold a number as a number; pytest takes that since 9.2, before it every value is a string.
+_INI_TYPE: Any = str | int | float | bool if pytest.version_tuple >= (9, 2) else None
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register every setting as a command line option and as an ini value."""
+    group = parser.getgroup("lmstudio", "evals against a local model server (pytest-lmstudio)")
+    for flag in FLAGS:
+        if flag.name == "stream":
+            whole = "Let answers travel whole"
+            group.addoption(flag.flag, dest=flag.ini, action="store_const", const="on", help=flag.help)
+            group.addoption("--no-lmstudio-stream", dest=flag.ini, action="store_const", const="off", help=whole)
+        else:
+            group.addoption(flag.flag, dest=flag.ini, metavar=flag.metavar, help=flag.help)
+        parser.addini(flag.ini, f"{flag.help.replace('%%', '%')} (as {flag.flag})", _INI_TYPE, default=None)
+
+
+def any_given(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether any setting was given, and so must be checked and shown, whatever the suite holds."""
+    return any(
+        environ.get(flag.env) or config.getoption(flag.ini, None) is not None or is_in_ini(config, flag)
+        for flag in FLAGS
+    )
+
+
+def is_in_ini(config: pytest.Config, flag: Flag) -> bool:
+    """Tell whether the ini file has a setting, even with a value of a wrong type."""
+    try:
+        return config.getini(flag.ini) is not None
+    except (TypeError, pytest.UsageError):
+        return True

@@ -1,0 +1,159 @@
+"""The hooks of a run that asks a model, or may; attached to pytest when that is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lmstudio import interrupt, marks, outcome, xdist
+from pytest_lmstudio.session import open_run
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_lmstudio.session import Run
+
+_NAME = "lmstudio-run"
+
+
+def begin(config: pytest.Config) -> None:
+    """Resolve the settings, and let xdist start workers if they ask for that.
+
+    Raises:
+        pytest.UsageError: a setting is wrong.
+    """
+    run = attach(config)
+    run.starts_workers = xdist.start_workers(config, run.resolved)
+
+
+def attach(config: pytest.Config) -> Run:
+    """Return the run of this process, and let pytest call the hooks below.
+
+    Raises:
+        pytest.UsageError: a setting is wrong.
+    """
+    run = open_run(config)
+    if not config.pluginmanager.has_plugin(_NAME):
+        config.pluginmanager.register(Worker(run) if run.is_worker else Controller(run), _NAME)
+    return run
+
+
+def take(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take charge of the collected tests that ask the model; a wrong mark ends the run."""
+    attach(config)
+    try:
+        marks.mark_items(items)
+    except ValueError as error:
+        xdist.report_usage_error(config, items, str(error))
+
+
+class Live:
+    """Hooks of every process that runs tests, or has them run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def pytest_unconfigure(self) -> None:
+        """Give everything back."""
+        self._run.close()
+
+    def pytest_report_header(self) -> list[str]:
+        """Show the settings that differ from their defaults."""
+        return self._run.header()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Judge the run when its tests are done; later would be too late for pytest's own summary."""
+        run = self._run
+        if not session.config.option.collectonly and any(map(marks.needs_server, getattr(session, "items", ()))):
+            run.start_server(_say(session.config))
+        try:
+            with interrupt.sigterm_interrupts(lambda: not run.is_worker and run.made_calls):
+                return (yield)
+        except (KeyboardInterrupt, pytest.exit.Exception) as stop:
+            if type(stop) in {KeyboardInterrupt, pytest.exit.Exception}:
+                run.interrupt()
+            raise
+        finally:
+            if not run.is_worker and not run.interrupted and not session.config.option.collectonly:
+                run.close_calls()
+                session.testsfailed += run.gate_failed()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Book the calls that follow to this test."""
+        run = self._run
+        run.begin_test(item.nodeid)
+        result = yield
+        if run.is_worker and run.interrupted_elsewhere:
+            item.session.shouldstop = "the run was interrupted"
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Tell a lost test from a failed one; outermost, since xfail is decided inside."""
+        report = yield
+        self._run.mark_report(report, item, call)
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+        """Give lost tests a letter of their own."""
+        return outcome.status_of(report)
+
+
+class Worker(Live):
+    """Hooks of an xdist worker."""
+
+    def pytest_sessionfinish(self) -> None:
+        """End the calls of this worker."""
+        self._run.close_calls()
+        xdist.send_problems(self._run.config, self._run.problems)
+
+
+class Controller(Live):
+    """Hooks of the process that sees all reports: the controller, or the only one."""
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Start the embedded server before the workers, which must know its address."""
+        config = session.config
+        if config.getoption("dist", "no") != "no" and not config.option.collectonly:
+            self._run.start_server(_say(config))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count the outcome of a test."""
+        self._run.gathered.note(report)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker what it must know."""
+        node.workerinput["lmstudio"] = self._run.for_worker()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object | None) -> None:
+        """Take over what a worker found wrong, and note that it died."""
+        self._run.gathered.workers_crashed += error is not None
+        self._run.problems += xdist.received_problems(node)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write the report, when all workers are down and pytest has kept what failed."""
+        if self._run.finish(int(exitstatus)) and exitstatus == pytest.ExitCode.OK:
+            # A test got its fixture by name while it ran, so nobody watched the loop.
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show the report."""
+        width = terminalreporter._tw.fullwidth  # noqa: SLF001  # pytest has no public name for it
+        for number, line in enumerate(self._run.lines(width)):
+            if number == 0:
+                terminalreporter.write_sep("=", "LM Studio")
+            terminalreporter.write_line(line.text, **line.markup)
+
+
+def _say(config: pytest.Config) -> Any:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return reporter.write_line if reporter is not None else print
