@@ -95,7 +95,8 @@ def test_offline_needs_no_package_and_says_what_is_missing_from_the_cache(
         "lm('hello', cache=False)",
         "lm('hello', stream=True)",
         "lm.embed('hello')",
-        "lm.models()",    ],
+        "lm.models()",
+    ],
 )
 def test_offline_no_call_reaches_for_a_server_that_was_never_started(
     call: str, pytester: pytest.Pytester, missing: Callable[..., None]
