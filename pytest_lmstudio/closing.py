@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def judge(run: Run, exit_status: int | None) -> dict[str, Any] | None:
     """Return the report as of now, None when the run made no call."""
     log = read_events(run.folder / "events.jsonl")
-    settings, gathered = run.real_settings(), run.gathered
+    settings, gathered = run.own_server.settings(), run.gathered
     facts = RunFacts(
         run_id=run.run_id,
         started_at=iso_of(run.started_s),
@@ -83,8 +83,8 @@ def _write_page(run: Run, report: dict[str, Any], path: Path) -> None:
 
 def _server_log(run: Run) -> str | None:
     """Return the end of the server's log, where it is on this machine."""
-    if run.server is not None:
-        return tail_of(run.server.log_path)
+    if run.own_server.running is not None:
+        return tail_of(run.own_server.running.log_path)
     path = find_log(Path.home(), run.started_s) if is_loopback(run.settings.url) else None
     return tail_of(path) if path else None
 

@@ -97,8 +97,21 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(flag.ini, f"{flag.help.replace('%%', '%')} (as {flag.flag})", _INI_TYPE, default=None)
 
 
+TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
+
+
+def is_header_safe(secret: str) -> bool:
+    """Tell whether a secret can travel in an HTTP header."""
+    return secret.isascii() and secret.isprintable()
+
+
 def any_given(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether any setting was given, and so must be checked and shown, whatever the suite holds."""
+    """Tell whether any setting was given, and so must be checked and shown, whatever the suite holds.
+
+    A token is not shown, so it counts only when it is wrong.
+    """
+    if not all(is_header_safe(environ.get(name, "").strip()) for name in TOKEN_VARIABLES):
+        return True
     return any(
         environ.get(flag.env) or config.getoption(flag.ini, None) is not None or is_in_ini(config, flag)
         for flag in FLAGS

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
 
 @contextmanager
@@ -35,3 +36,29 @@ def sigterm_interrupts(matters: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def hurried_by_the_next(hurry: Callable[[], None]) -> Callable[[], None]:
+    """Let the next Ctrl-C cut the wait for calls in flight short, even while pytest is still busy with the first.
+
+    Args:
+        hurry: called when it comes, before `KeyboardInterrupt` is raised as ever.
+
+    Returns:
+        What puts the former handler back.
+    """
+    former = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or former is not signal.default_int_handler:
+        return lambda: None
+
+    def again(number: int, frame: FrameType | None) -> None:
+        restore()
+        hurry()
+        signal.default_int_handler(number, frame)
+
+    def restore() -> None:
+        if signal.getsignal(signal.SIGINT) is again:
+            signal.signal(signal.SIGINT, former)
+
+    signal.signal(signal.SIGINT, again)
+    return restore

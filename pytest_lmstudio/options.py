@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pytest
 
 from pytest_lmstudio import values
-from pytest_lmstudio.flags import FLAGS, Flag
+from pytest_lmstudio.flags import FLAGS, TOKEN_VARIABLES, Flag, is_header_safe
 from pytest_lmstudio.settings import Settings
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ OPTIONS: tuple[Option, ...] = tuple(Option(*flag, *_PARSERS[flag.name]) for flag
 
 #: Names of `engine.retry.STRATEGIES`, known here so that a plain suite need not load that room.
 STRATEGIES = ("exponential", "decorrelated")
-TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 
 
 class Resolved(NamedTuple):
@@ -159,7 +158,7 @@ def unknown_strategy(resolved: Resolved, config: pytest.Config) -> pytest.UsageE
 
 def _check_token(environ: Mapping[str, str]) -> None:
     for name in TOKEN_VARIABLES:
-        if not values.is_header_safe(environ.get(name, "").strip()):
+        if not is_header_safe(environ.get(name, "").strip()):
             msg = f"{name} (environment): the token holds characters that no HTTP header can carry; set it again"
             raise pytest.UsageError(msg)
 

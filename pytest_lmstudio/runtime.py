@@ -215,6 +215,10 @@ class Runtime:
         """Let no process of the run send anything more; what is in flight goes on."""
         self.shared.interrupt()
 
+    def hurry(self) -> None:
+        """Wait for no call in flight any more."""
+        self._closing = True
+
     @property
     def interrupted(self) -> bool:
         """Tell whether the run was interrupted, here or in another process."""

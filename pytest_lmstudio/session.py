@@ -5,28 +5,25 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lmstudio import marks, options, outcome, xdist
+from pytest_lmstudio import interrupt, marks, options, outcome, xdist
 from pytest_lmstudio.gathered import Gathered
+from pytest_lmstudio.own_server import OwnServer
 from pytest_lmstudio.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_lmstudio.client.caller import Scope
     from pytest_lmstudio.client.lm import LM, AsyncLM
     from pytest_lmstudio.engine.retry import RetryStrategy
     from pytest_lmstudio.report.terminal import Line
     from pytest_lmstudio.runtime import Runtime
-    from pytest_lmstudio.server.embedded import EmbeddedModel, EmbeddedServer
-
-EMBEDDED = "embedded"
 
 
 class Run:
@@ -47,11 +44,11 @@ class Run:
         self.problems: list[str] = []
         self.nodeid = ""
         self.interrupted = False
-        self.server: EmbeddedServer | None = None
+        self.own_server = OwnServer(self.settings)
         self.report: dict[str, Any] | None = None
         self.unwritten: list[str] = []
-        self._embedded_model: EmbeddedModel | None = None
         self._temporary: str | None = None
+        self._restore_handler: Callable[[], None] = lambda: None
 
     @cached_property
     def plugin_version(self) -> str:
@@ -67,11 +64,6 @@ class Run:
         """Tell whether a controller reads what this process writes."""
         return self.received is not None
 
-    @property
-    def uses_embedded(self) -> bool:
-        """Tell whether the run has a server of its own."""
-        return self.settings.url == EMBEDDED and self.settings.cache != "offline"
-
     def check(self) -> None:
         """Look for mistakes that only the conftests, or the installed packages, can tell.
 
@@ -80,13 +72,8 @@ class Run:
         """
         if self.settings.retry_strategy not in options.STRATEGIES and self.strategy is None:
             raise options.unknown_strategy(self.resolved, self.config)
-        if self.uses_embedded and not self.is_worker:
-            from pytest_lmstudio.server.embedded import EmbeddedError, find_model
-
-            try:
-                self._embedded_model = find_model(os.environ)
-            except EmbeddedError as error:
-                raise pytest.UsageError(str(error)) from None
+        if not self.is_worker:
+            self.own_server.check()
 
     @cached_property
     def strategy(self) -> RetryStrategy | None:
@@ -109,23 +96,9 @@ class Run:
             )
         return lines
 
-    def start_server(self, say: Any) -> None:
+    def start_server(self, say: Callable[[str], object]) -> None:
         """Start the embedded server, if the run uses one and has not got it."""
-        if self._embedded_model is None or self.server is not None:
-            return
-        from pytest_lmstudio.server.embedded import EmbeddedError, EmbeddedServer
-
-        start_s = time.monotonic()
-        try:
-            self.server = EmbeddedServer.start(
-                self._embedded_model,
-                parallel=self.settings.concurrency,
-                log_path=Path(self.temporary_folder(), "embedded.log"),
-            )
-        except EmbeddedError as error:
-            raise pytest.UsageError(str(error)) from None
-        took_s = time.monotonic() - start_s
-        say(f"lmstudio: embedded server with {self.server.model} ready at {self.server.url} after {took_s:.1f} s")
+        self.own_server.start(self.temporary_folder, say)
 
     def temporary_folder(self) -> str:
         """Return a folder on a local disk for this run alone."""
@@ -140,24 +113,9 @@ class Run:
         return {
             "run_id": self.run_id,
             "shared_dir": self.temporary_folder(),
-            "settings": self.real_settings().as_dict(),
-            "fixed_model": self.fixed_model(),
+            "settings": self.own_server.settings().as_dict(),
+            "fixed_model": self.own_server.model(),
         }
-
-    def real_settings(self) -> Settings:
-        """Return the settings with the URL of the embedded server in its place."""
-        return replace(self.settings, url=self.server.url) if self.server else self.settings
-
-    def fixed_model(self) -> str | None:
-        """Return the model of a server of our own."""
-        if self.settings.url != EMBEDDED:
-            return None
-        from pytest_lmstudio.server import embedded
-
-        if self.server is not None:
-            return self.server.model
-        named = os.environ.get(embedded.MODEL_VARIABLE)
-        return Path(named).stem if named else embedded.DEFAULT_MODEL
 
     # While tests run.
 
@@ -170,11 +128,11 @@ class Run:
         number = int("".join(filter(str.isdigit, self.worker)) or 0)
         identity = Identity(self.run_id, self.worker, number, received.get("shared_dir"), self.plugin_version)
         return Runtime(
-            Settings.from_dict(received["settings"]) if received else self.real_settings(),
+            Settings.from_dict(received["settings"]) if received else self.own_server.settings(),
             identity,
             token=options.token(),
             strategy=self.strategy,  # type: ignore[arg-type]  # check() has seen to it
-            fixed_model=received["fixed_model"] if received else self.fixed_model(),
+            fixed_model=received["fixed_model"] if received else self.own_server.model(),
         )
 
     def begin_test(self, nodeid: str) -> None:
@@ -231,6 +189,7 @@ class Run:
         """Note the interrupt, and let no process of the run send anything more."""
         self.interrupted = True
         if "runtime" in self.__dict__:
+            self._restore_handler = interrupt.hurried_by_the_next(self.runtime.hurry)
             self.runtime.interrupt()
         elif self._temporary is not None:
             from pytest_lmstudio.engine.shared import Shared
@@ -289,9 +248,9 @@ class Run:
 
     def close(self) -> None:
         """Give everything back."""
+        self._restore_handler()
         self.close_calls()
-        if self.server is not None:
-            self.server.stop()
+        self.own_server.stop()
         if self._temporary is not None:
             import shutil
 

@@ -243,11 +243,6 @@ def is_loopback(base_url: str) -> bool:
     return _LOOPBACK.fullmatch(urlsplit(base_url).hostname or "") is not None
 
 
-def is_header_safe(raw: str) -> bool:
-    """Tell whether a secret can travel in an HTTP header."""
-    return raw.isascii() and raw.isprintable()
-
-
 # What a marker and a call may hold, as Python values.
 
 

@@ -65,15 +65,21 @@ class Stream:
     """A stream under way; pieces of text, then the `Call`."""
 
     def __init__(self, caller: Caller, request: Request) -> None:
-        self._queue: asyncio.Queue[str | Call] = asyncio.Queue()
+        self._queue: asyncio.Queue[str | Call | Exception] = asyncio.Queue()
         self._future = caller.runtime.loop.submit(self._flow(caller, request))
 
     async def _flow(self, caller: Caller, request: Request) -> None:
-        self._queue.put_nowait(await caller.runtime.engine.call(request, self._queue.put_nowait))
+        try:
+            self._queue.put_nowait(await caller.runtime.engine.call(request, self._queue.put_nowait))
+        except Exception as error:  # noqa: BLE001  # else whoever waits for the next piece would wait for ever
+            self._queue.put_nowait(error)
 
     async def next(self) -> str | Call:
         """Return the next piece, or at the end the call."""
-        return await self._queue.get()
+        found = await self._queue.get()
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def cancel(self) -> None:
         """End the generation, if it still goes on."""
@@ -131,7 +137,7 @@ class Caller:
         plans = []
         for prompt in prompts:
             plan = self.plan_chat(prompt, system, keywords)
-            same = cache_key({"messages": plan.content["messages"]})
+            same = _key({"messages": plan.content["messages"]})
             plans.append(plan._replace(sample=seen.get(same, 0)))
             seen[same] = seen.get(same, 0) + 1
         return plans
@@ -177,12 +183,7 @@ class Caller:
 
     def _request(self, plan: Planned, model: str) -> Request:
         body = {"model": model, **plan.content, **plan.asked.params}
-        try:
-            asked = question(self.settings.pipeline_version, plan.endpoint, body, plan.sample)
-            key = cache_key(asked)
-        except (TypeError, ValueError, RecursionError) as error:
-            msg = f"the request holds something that JSON cannot carry: {error}"
-            raise TypeError(msg) from None
+        asked = _asked(self.settings.pipeline_version, plan, body)
         return Request(
             call_id=uuid.uuid4().hex,
             nodeid=self._scope().nodeid,
@@ -190,7 +191,7 @@ class Caller:
             model=model,
             body=body,
             asked=asked,
-            key=key,
+            key=_key(asked),
             prompt_chars=prompt_chars(body),
             options=plan.asked.options,
         )
@@ -294,3 +295,21 @@ class Caller:
         url = self.runtime.settings.url
         text = describe(failure.kind, failure.message, url=url, model=None, attempt=0, of=0, phase=None)
         return make_error(failure.kind, text, url=url)
+
+
+def _asked(pipeline_version: str, plan: Planned, body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return question(pipeline_version, plan.endpoint, body, plan.sample)
+    except RecursionError as error:
+        raise _no_json(error) from None
+
+
+def _key(asked: dict[str, Any]) -> str:
+    try:
+        return cache_key(asked)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _no_json(error) from None
+
+
+def _no_json(error: Exception) -> TypeError:
+    return TypeError(f"the request holds something that JSON cannot carry: {error}")

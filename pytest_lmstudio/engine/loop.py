@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import socket
 import sys
@@ -38,8 +39,11 @@ class Loop:
         return self._pid == os.getpid() and self._thread.is_alive()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start work on the loop; return its future."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Start work on the loop; return its future.
+
+        In a context of its own: the caller's may say that another async library is running.
+        """
+        return contextvars.Context().run(asyncio.run_coroutine_threadsafe, work, self._loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do work on the loop and wait for it; an interrupt ends the wait, not the work."""

@@ -63,7 +63,11 @@ class Connection:
 
     async def _event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(await self._reader.read(_CHUNK_BYTES))
+            data = await self._reader.read(_CHUNK_BYTES)
+            if not data and self._http.their_state is h11.SEND_RESPONSE:
+                msg = "the server closed the connection without an answer"
+                raise h11.RemoteProtocolError(msg)
+            self._http.receive_data(data)
         return event
 
     def ready_again(self) -> bool:

@@ -56,10 +56,10 @@ def _outcome(call: Call) -> str:
 
 
 def _attempt(attempt: Attempt) -> str:
-    waited = f" after waiting {attempt.waited_ms:.0f} ms" if attempt.waited_ms >= 1 else ""
+    waited = f"waited {attempt.waited_ms:.0f} ms, then " if attempt.waited_ms >= 1 else ""
     if attempt.kind is None:
-        return f"answered in {attempt.latency_ms:.0f} ms{waited}"
-    return f"{attempt.kind} ({attempt.phase}) after {attempt.latency_ms:.0f} ms{waited}: {attempt.message}"
+        return f"{waited}answered in {attempt.latency_ms:.0f} ms"
+    return f"{waited}{attempt.kind} ({attempt.phase}) after {attempt.latency_ms:.0f} ms: {attempt.message}"
 
 
 def _labelled(label: str, text: str) -> Iterator[str]:

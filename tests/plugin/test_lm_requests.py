@@ -130,7 +130,6 @@ def test_a_wrong_call_says_so_and_sends_nothing(suite: Suite) -> None:
     assert suite.server.requests == []
 
 
-@pytest.mark.xfail(strict=True, reason="map compares its prompts before anything wraps the error of the JSON encoder")
 def test_map_says_that_a_prompt_is_no_json(suite: Suite) -> None:
     suite.write("""
         import pytest

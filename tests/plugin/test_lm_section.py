@@ -19,7 +19,7 @@ WAYS = pytest.mark.parametrize("way", [ALONE, WORKERS], ids=["n0", "n2"])
 def sections(out: str) -> list[str]:
     """Return the sections of failed tests, with nothing that depends on the time."""
     found = re.findall(r"^-+ LM Studio calls -+\n(.*?)(?=^[-_=]{5,})", out, re.DOTALL | re.MULTILINE)
-    return [re.sub(r"\d+ ms", "N ms", re.sub(r" after waiting \d+ ms", "", text)) for text in found]
+    return [re.sub(r"\d+ ms", "N ms", re.sub(r"waited \d+ ms, then ", "", text)) for text in found]
 
 
 @WAYS

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine.attempt import AttemptFailed, run_attempt
-from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.engine.cache import AnswerCache
 from pytest_lmstudio.engine.coalesce import Coalescer
 from pytest_lmstudio.engine.loop import Loop
 from pytest_lmstudio.engine.pressure import Pressure
 from pytest_lmstudio.engine.shared import Shared
 from pytest_lmstudio.engine.slots import Slots
+from pytest_lmstudio.engine.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

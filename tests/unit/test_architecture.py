@@ -70,7 +70,20 @@ HOME_OF = {
 }
 HEAVY = {"httpx", "h11", "diskcache", "jsonschema", "asyncio", "filelock", "xllamacpp"}
 LOADED_WITH_THE_PLUGIN = {
-    *("plugin", "fixtures", "flags", "gathered", "hooks", "live", "marks", "options", "outcome", "session", "xdist"),
+    *(
+        "plugin",
+        "fixtures",
+        "flags",
+        "gathered",
+        "hooks",
+        "live",
+        "marks",
+        "options",
+        "outcome",
+        "own_server",
+        "session",
+        "xdist",
+    ),
     *("settings", "errors", "records", "text", "values", ""),
 }
 MOST_LINES_OF_A_FUNCTION = 40

@@ -49,7 +49,7 @@ def test_an_answered_call_shows_prompt_attempts_and_reply() -> None:
         "  user: Capital?",
         "    Of France.",
         "  attempt 1: timeout (waiting) after 1000 ms: 1 s passed",
-        "  attempt 2: answered in 21 ms after waiting 800 ms",
+        "  attempt 2: waited 800 ms, then answered in 21 ms",
         "  reasoning: Hm.",
         "  tool calls: [{'id': '1'}]",
         "  reply: Paris.",
