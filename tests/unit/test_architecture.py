@@ -16,20 +16,8 @@ MODULES = read_modules(FOLDER)
 IMPORTS = imports(MODULES)
 
 _RUN_MODULES = (
-    *(
-        "closing",
-        "fixtures",
-        "flags",
-        "gathered",
-        "hooks",
-        "interrupt",
-        "live",
-        "marks",
-        "options",
-        "outcome",
-        "session",
-        "xdist",
-    ),
+    *("closing", "fixtures", "flags", "gathered", "hooks", "interrupt", "live", "marks", "options", "outcome"),
+    *("own_server", "session", "xdist"),
 )
 ROOM_OF = {
     **dict.fromkeys(("errors", "records", "reply", "settings", "text", "values"), "ground"),
