@@ -16,12 +16,14 @@ class Gathered:
     Attributes:
         outcomes: every word that counted for a test, see `outcome.word_of`.
         llm_tests: the LM tests that ran.
+        reasons: why a test was lost, as its first error says.
         workers_crashed: xdist workers that died.
     """
 
     def __init__(self) -> None:
         self.outcomes: dict[str, set[str]] = {}
         self.llm_tests: set[str] = set()
+        self.reasons: dict[str, str] = {}
         self.workers_crashed = 0
 
     def note(self, report: pytest.TestReport) -> None:
@@ -30,6 +32,8 @@ class Gathered:
         if word is None:
             return
         self.outcomes.setdefault(report.nodeid, set()).add(word)
+        if word == "lm_error":
+            self.reasons.setdefault(report.nodeid, str(outcome.facts_of(report).get("lost")))
         if outcome.facts_of(report).get("llm") and word != "skipped":
             self.llm_tests.add(report.nodeid)
 

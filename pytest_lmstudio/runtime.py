@@ -155,6 +155,7 @@ class Runtime:
             self.transport,
             self.shared,
             wait_s=self.settings.wait,
+            limit=self.settings.concurrency,
             log=self._log,
             clean=lambda text: printable(redact(text, self.secrets), limit=500),
         )

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pytest_lmstudio.report.terminal import Line
     from pytest_lmstudio.runtime import Runtime
 
+#: Lost tests that are named at the end of a session.
+_SHOWN_LOST = 10
+
 
 class Run:
     """One process's part of a run: controller, worker, or both in one."""
@@ -244,7 +247,17 @@ class Run:
             from pytest_lmstudio.report.terminal import Line, lines
 
             yield from lines(self.report, width=width, run_dir=_shown(self.folder, self.config.invocation_params.dir))
+            yield from (Line(text) for text in self._lost_lines())
             yield from (Line(text, {"red": True}) for text in self.unwritten)
+
+    def _lost_lines(self) -> Iterator[str]:
+        """Yield which tests were lost, and to what."""
+        lost = self.gathered.lost()
+        for nodeid in lost[:_SHOWN_LOST]:
+            kind = self.gathered.reasons[nodeid].partition("]")[0].removeprefix("[")
+            yield f"{'lost':<14}{nodeid.encode('ascii', 'backslashreplace').decode()}: {kind}"
+        if len(lost) > _SHOWN_LOST:
+            yield f"{'':<14}and {len(lost) - _SHOWN_LOST} more"
 
     def close(self) -> None:
         """Give everything back."""

@@ -32,6 +32,10 @@ _LOADING_S = 60.0
 WARM_UP_S = 300.0
 _OK, _UNAVAILABLE = 200, 503
 _SHOWN_MODELS = 20
+_QUEUEING = (
+    "up to {limit} requests may be in flight, but the server answers {most} at once; the rest waits inside the server, "
+    "where waiting eats the timeout: lower EVAL_CONCURRENCY, or load the model with more parallel slots"
+)
 
 
 class Preflight:
@@ -41,6 +45,7 @@ class Preflight:
         transport: connections to the server.
         shared: what the run's processes share.
         wait_s: how long to wait for a server that is still starting.
+        limit: requests that may be in flight at once.
         log: writes an event.
         clean: takes secrets and control characters out of a text from outside.
     """
@@ -51,12 +56,14 @@ class Preflight:
         shared: Shared,
         *,
         wait_s: float,
+        limit: int,
         log: Callable[..., None],
         clean: Callable[[str], str],
     ) -> None:
         self._transport = transport
         self._shared = shared
         self._wait_s = wait_s
+        self._limit = limit
         self._log = log
         self._clean = clean
         self._info: ServerInfo | None = None
@@ -151,6 +158,9 @@ class Preflight:
         info = await self.look()
         plain = asdict(info)
         self._log("preflight", server=plain)
+        most = max((model.parallel or 0 for model in info.models if model.loaded is not False), default=0)
+        if 0 < most < self._limit:
+            self._log("note", message=_QUEUEING.format(limit=self._limit, most=most))
         return plain
 
     def _silent(self, failure: Failure) -> ServerInfo:

@@ -19,6 +19,10 @@ FORTY = """
     @pytest.mark.parametrize("n", range(40))
     def test_it(lm, n): lm(f"prompt {n}")
 """
+QUEUEING = (
+    "up to 6 requests may be in flight, but the server answers 4 at once; the rest waits inside the server, where waiting "
+    "eats the timeout: lower EVAL_CONCURRENCY, or load the model with more parallel slots"
+)
 ONE = "def test_it(lm): lm('hi')"
 
 
@@ -35,6 +39,8 @@ def test_without_a_server_every_test_is_lost_at_once(suite: Suite, way: tuple[st
     assert ran.report["server"]["reachable"] is False
     assert len(ran.named("preflight")) == 1
     assert ran.out.count("lms server start") == 1
+    assert ran.out.count("\nlost          test_suite.py::test_it[") == 10
+    assert ": unreachable\n              and 30 more\n" in ran.out
     assert ran.report["gate"]["failed"] is True
 
 
@@ -133,3 +139,14 @@ def test_a_server_that_wants_a_token(
         assert len(server.requests) <= 2
         monkeypatch.setenv("LM_API_TOKEN", "let-me-in")
         assert suite.run(*way).summary == "2 passed"
+
+
+@WAYS
+@pytest.mark.parametrize(("limit", "notes"), [(4, 0), (6, 1)])
+def test_more_requests_than_the_server_answers_at_once_are_pointed_out(
+    suite: Suite, way: tuple[str, ...], limit: int, notes: int
+) -> None:
+    suite.write(ONE)
+    ran = suite.run(*way, f"--lmstudio-concurrency={limit}")
+    assert ran.ret == 0
+    assert ran.report["notes"] == [QUEUEING] * notes
