@@ -20,8 +20,8 @@ FORTY = """
     def test_it(lm, n): lm(f"prompt {n}")
 """
 QUEUEING = (
-    "up to 6 requests may be in flight, but the server answers 4 at once; the rest waits inside the server, where waiting "
-    "eats the timeout: lower EVAL_CONCURRENCY, or load the model with more parallel slots"
+    "up to 6 requests may be in flight, but the server answers 4 at once; the rest waits inside the server, where "
+    "waiting eats the timeout: lower EVAL_CONCURRENCY, or load the model with more parallel slots"
 )
 ONE = "def test_it(lm): lm('hi')"
 
