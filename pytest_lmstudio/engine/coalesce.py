@@ -41,11 +41,6 @@ class Coalescer:
         if self._folder:
             self._folder.mkdir(exist_ok=True)
 
-    @property
-    def over_processes(self) -> bool:
-        """Tell whether an identical call may just have ended in another process."""
-        return self._folder is not None
-
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncIterator[tuple[Entry | None, Leave]]:
         """Wait for the key's turn; yield what an earlier caller left (None: lead), and the way to leave an answer."""
