@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,11 @@ def _named(prefixes: tuple[str, ...]) -> list[str]:
 # The plugin under test is loaded in this run too, and would read a developer's settings before the first fixture.
 for _name in _named(_OURS):
     del os.environ[_name]
+
+
+# A shell that starts this run in the background has SIGINT ignored by all below, also by what the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
