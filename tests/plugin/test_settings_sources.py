@@ -128,7 +128,16 @@ def test_streaming_is_switched_by_a_pair_of_flags(args: list[str], stream: bool,
     assert settings_of(pytester, *args)["stream"] is stream
 
 
-@pytest.mark.parametrize("table", ["tool.pytest.ini_options", "tool.pytest"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        "tool.pytest.ini_options",
+        pytest.param(
+            "tool.pytest",
+            marks=pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="there are no native tables before 9.0"),
+        ),
+    ],
+)
 def test_a_pyproject_may_hold_texts(table: str, pytester: pytest.Pytester) -> None:
     pytester.makepyprojecttoml(f'[{table}]\nlmstudio_timeout = "90"\nlmstudio_stream = "off"\nlmstudio_breaker = "2:1"')
     found = settings_of(pytester)
