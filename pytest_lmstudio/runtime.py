@@ -238,10 +238,11 @@ class Runtime:
             if interrupted and "engine" in opened:
                 self.loop.run(self.engine.end_waiting())
             self.loop.finish(self._drain_s())
-            if "transport" in opened:
-                self.loop.run(self.transport.close())
+            self.loop.run(self._release())
             self.loop.close()
         if "_store_thread" in opened:
+            if opened.get("cache") is not None:
+                self._store_thread.submit(opened["cache"].release).result()
             self._store_thread.shutdown()
         if opened.get("cache") is not None:
             opened["cache"].close()
@@ -251,6 +252,13 @@ class Runtime:
             return []
         self.events.close()
         return [f"events are missing from the log: {self.events.failed}"] if self.events.failed else []
+
+    async def _release(self) -> None:
+        """Give back what the loop's thread holds."""
+        if "transport" in self.__dict__:
+            await self.transport.close()
+        if self.__dict__.get("cache") is not None:
+            self.__dict__["cache"].release()
 
     def _drain_s(self) -> float:
         """Return how long calls in flight may still take; a second interrupt, which ends the first close, gives 0."""

@@ -164,6 +164,11 @@ class AnswerCache:
             if entry is not None:
                 yield entry
 
+    def release(self) -> None:
+        """Close the database in the thread that calls; each thread that used it has a connection of its own."""
+        with suppress(*_TROUBLE):
+            self._db.close()
+
     def close(self) -> None:
         """Write down which entries this run used, and close the database."""
         with suppress(*_TROUBLE):
