@@ -241,9 +241,10 @@ class Runtime:
             self.loop.run(self._release())
             self.loop.close()
         if "_store_thread" in opened:
+            thread = opened.pop("_store_thread")  # a run is closed more than once
             if opened.get("cache") is not None:
-                self._store_thread.submit(opened["cache"].release).result()
-            self._store_thread.shutdown()
+                thread.submit(opened["cache"].release).result()
+            thread.shutdown()
         if opened.get("cache") is not None:
             opened["cache"].close()
         if "shared" in opened:
