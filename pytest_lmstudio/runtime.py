@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from pytest_lmstudio.engine.timeouts import Timeouts
 from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.errors import LMError, LMRequestError
 from pytest_lmstudio.home import Home
+from pytest_lmstudio.lazy import once_property
 from pytest_lmstudio.record.events import EventWriter
 from pytest_lmstudio.server.preflight import Preflight
 from pytest_lmstudio.text import printable, redact
@@ -89,13 +89,13 @@ class Runtime:
         self._closing = False
         self._models: dict[str, str] = {}
 
-    @cached_property
+    @once_property
     def shared(self) -> Shared:
         """Return what the run's processes share."""
         folder = Path(self.identity.shared_dir) if self.identity.shared_dir else None
         return Shared(folder, self.settings.concurrency)
 
-    @cached_property
+    @once_property
     def problem(self) -> LMError | None:
         """Return why no call can be made at all, None when all is well."""
         try:
@@ -105,24 +105,24 @@ class Runtime:
             return LMRequestError(msg)
         return None
 
-    @cached_property
+    @once_property
     def folder(self) -> Path:
         """Return the run's folder; the first process that asks makes it and opens the run."""
         folder = self._home.run(self.identity.run_id)
         self.shared.once_blocking("open", lambda: self._open(folder))
         return folder
 
-    @cached_property
+    @once_property
     def events(self) -> EventWriter:
         """Return the log."""
         return self._writer(self.folder)
 
-    @cached_property
+    @once_property
     def books(self) -> Books:
         """Return the log of calls."""
         return Books(self.events, self.settings.url, self.secrets)
 
-    @cached_property
+    @once_property
     def cache(self) -> AnswerCache | None:
         """Return the answers on disk, or None when the cache is off."""
         if self.settings.cache == "off":
@@ -138,17 +138,17 @@ class Runtime:
                 on_problem=lambda problem: self._note(events, problem),
             )
 
-    @cached_property
+    @once_property
     def loop(self) -> Loop:
         """Return the engine's event loop."""
         return Loop()
 
-    @cached_property
+    @once_property
     def transport(self) -> Transport:
         """Return the connections to the server."""
         return Transport(self.settings.url, self._token)
 
-    @cached_property
+    @once_property
     def preflight(self) -> Preflight:
         """Return the look at the server."""
         return Preflight(
@@ -160,12 +160,14 @@ class Runtime:
             clean=lambda text: printable(redact(text, self.secrets), limit=500),
         )
 
-    @cached_property
+    @once_property
     def engine(self) -> Engine:
         """Return what calls go through."""
         settings = self.settings
         default_s = settings.timeout if isinstance(settings.timeout, float) else 45.0
         pressure = Pressure(self.shared, settings.concurrency, settings.latency_threshold, self._limit_changed)
+        if self.cache is not None:
+            self.loop.call(self.cache.keep)
         return Engine(
             transport=self.transport,
             slots=Slots(self.shared, settings.concurrency, pressure, self.identity.number % settings.concurrency),
@@ -182,9 +184,9 @@ class Runtime:
             interrupted=lambda: self.interrupted,
         )
 
-    @cached_property
+    @once_property
     def _store_thread(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, thread_name_prefix="lmstudio-cache")
+        return ThreadPoolExecutor(1, "lmstudio-cache", self.cache.keep if self.cache is not None else None)
 
     @property
     def secrets(self) -> tuple[str, ...]:

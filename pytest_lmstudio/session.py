@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from pytest_lmstudio import interrupt, marks, options, outcome, xdist
 from pytest_lmstudio.gathered import Gathered
+from pytest_lmstudio.lazy import once_property
 from pytest_lmstudio.own_server import OwnServer
 from pytest_lmstudio.settings import Settings
 
@@ -53,7 +53,7 @@ class Run:
         self._temporary: str | None = None
         self._restore_handler: Callable[[], None] = lambda: None
 
-    @cached_property
+    @once_property
     def plugin_version(self) -> str:
         """Return the version that is installed."""
         from importlib import metadata
@@ -78,7 +78,7 @@ class Run:
         if not self.is_worker:
             self.own_server.check()
 
-    @cached_property
+    @once_property
     def strategy(self) -> RetryStrategy | None:
         """Return the back-off, None when nobody knows its name."""
         name = self.settings.retry_strategy
@@ -122,7 +122,7 @@ class Run:
 
     # While tests run.
 
-    @cached_property
+    @once_property
     def runtime(self) -> Runtime:
         """Return what this process opens for its calls."""
         from pytest_lmstudio.runtime import Identity, Runtime

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 from contextlib import closing, suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -106,7 +107,17 @@ class AnswerCache:
         self._used: set[str] = set()
         self._unmarked: set[str] = set()
         self._victims: list[str] | None = None
+        self._keepers = {threading.main_thread().ident}
         self._db: Any = self._open()
+        self._give_back()
+
+    def keep(self) -> None:
+        """Let the thread that calls keep its connection until it calls `release`.
+
+        Each thread has one of its own, and only that thread can close it. Threads that a test starts are not told when
+        the run ends, so any but the main thread closes its own after each use.
+        """
+        self._keepers.add(threading.get_ident())
 
     def get(self, key: str, *, note: bool = True) -> dict[str, Any] | None:
         """Return an entry, or None; never raises.
@@ -115,6 +126,12 @@ class AnswerCache:
             key: of the entry.
             note: whether this counts as a use of the entry.
         """
+        try:
+            return self._get(key, note=note)
+        finally:
+            self._give_back()
+
+    def _get(self, key: str, *, note: bool) -> dict[str, Any] | None:
         try:
             value, tag = _patiently(lambda: self._db.get(key, default=None, tag=True))
             entry = json.loads(value) if value is not None else None
@@ -145,6 +162,8 @@ class AnswerCache:
                 return None
             self._trouble(error)
             return Stored(stored=False, evicted=0)
+        finally:
+            self._give_back()
 
     def _put(self, key: str, value: str) -> Stored:
         with self._db.transact():
@@ -165,9 +184,14 @@ class AnswerCache:
                 yield entry
 
     def release(self) -> None:
-        """Close the database in the thread that calls; each thread that used it has a connection of its own."""
+        """Close the connection of the thread that calls."""
+        self._keepers.discard(threading.get_ident())
         with suppress(*_TROUBLE):
             self._db.close()
+
+    def _give_back(self) -> None:
+        if threading.get_ident() not in self._keepers:
+            self.release()
 
     def close(self) -> None:
         """Write down which entries this run used, and close the database."""

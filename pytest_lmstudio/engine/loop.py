@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
 #: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
@@ -44,6 +44,10 @@ class Loop:
         In a context of its own: the caller's may say that another async library is running.
         """
         return contextvars.Context().run(asyncio.run_coroutine_threadsafe, work, self._loop)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function on the loop, before all work that is submitted later."""
+        self._loop.call_soon_threadsafe(function)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do work on the loop and wait for it; an interrupt ends the wait, not the work."""

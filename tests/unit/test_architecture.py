@@ -20,7 +20,7 @@ _RUN_MODULES = (
     *("own_server", "session", "xdist"),
 )
 ROOM_OF = {
-    **dict.fromkeys(("errors", "records", "reply", "settings", "text", "values"), "ground"),
+    **dict.fromkeys(("errors", "lazy", "records", "reply", "settings", "text", "values"), "ground"),
     "record": "record",
     "engine": "engine",
     "server": "server",
@@ -72,7 +72,7 @@ LOADED_WITH_THE_PLUGIN = {
         "session",
         "xdist",
     ),
-    *("settings", "errors", "records", "text", "values", ""),
+    *("settings", "errors", "lazy", "records", "text", "values", ""),
 }
 MOST_LINES_OF_A_FUNCTION = 40
 MOST_LINES_OF_A_FILE = 330

@@ -1,0 +1,57 @@
+"""Attributes that several threads ask for at once."""
+
+from __future__ import annotations
+
+import threading
+
+from pytest_lmstudio.lazy import once_property
+
+
+class Opened:
+    """Something with a part that takes a while to open."""
+
+    def __init__(self, asked: threading.Barrier) -> None:
+        self.asked = asked
+        self.openings = 0
+        self.others_had_their_chance = threading.Event()
+
+    @once_property
+    def part(self) -> object:
+        """Open it slowly enough for every other thread to come by."""
+        self.openings += 1
+        self.others_had_their_chance.wait(0.2)
+        return object()
+
+    @once_property
+    def whole(self) -> object:
+        """Need another attribute of the same object."""
+        return self.part
+
+
+def test_threads_that_ask_at_once_get_the_one_that_was_opened() -> None:
+    opened = Opened(threading.Barrier(8))
+    got: list[object] = []
+
+    def ask() -> None:
+        opened.asked.wait()
+        got.append(opened.part)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert opened.openings == 1
+    assert got == [opened.part] * 8
+
+
+def test_an_attribute_may_need_another_one() -> None:
+    opened = Opened(threading.Barrier(1))
+
+    assert opened.whole is opened.part
+    assert opened.openings == 1
+
+
+def test_it_can_be_looked_up_on_the_class() -> None:
+    assert isinstance(Opened.part, once_property)
