@@ -15,6 +15,7 @@ from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.answers import check_answer, entry_of, reply_of
 from pytest_lmstudio.engine.attempt import Answer, run_attempt
 from pytest_lmstudio.engine.cache import Stored
+from pytest_lmstudio.engine.deadline import Limits
 from pytest_lmstudio.engine.key import cache_key, question
 from pytest_lmstudio.engine.transport import Response, Transport
 
@@ -101,7 +102,7 @@ def _parts(subject: Subject) -> list[_Part]:
         slot = await slots.acquire()
         breaker.ask(45.0)
         slots.release(slot)
-        breaker.succeeded()
+        breaker.succeeded(probe=False)
 
     async def turn(number: int) -> None:
         async with runtime.engine.coalescer.turn(str(number)):
@@ -110,7 +111,7 @@ def _parts(subject: Subject) -> list[_Part]:
     async def attempt(_: int) -> None:
         sent = wire.encode(request.body, stream=False)
         check = partial(check_answer, request)
-        await run_attempt(runtime.transport, "/v1/chat/completions", sent, timeout_s=45.0, check=check)
+        await run_attempt(runtime.transport, "/v1/chat/completions", sent, limits=Limits(45.0), check=check)
 
     return [
         _Part("plan less key", lambda n: subject.request(f"plan {n}")),

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 Category = Literal["auth", "network", "other"]
 Phase = Literal["connecting", "waiting", "receiving"]
+#: Which limit of our own ended an attempt.
+Limit = Literal["attempt", "first_token", "inter_token"]
 
 
 class ErrorKind(StrEnum):
@@ -228,6 +230,13 @@ KINDS: dict[ErrorKind, KindSpec] = {
 }
 
 
+#: Where a limit of its own ended an attempt, the timeout need not be raised.
+LIMIT_ADVICE: dict[Limit | None, str] = {
+    "first_token": "raise LLM_FIRST_TOKEN_TIMEOUT_MS, shorten the prompt, or lower EVAL_CONCURRENCY",
+    "inter_token": "look in the server's log for what stopped it; if it only pauses, raise LLM_INTER_TOKEN_TIMEOUT_MS",
+}
+
+
 def make_error(  # one place builds every LMError, from all its facts
     kind: ErrorKind,
     message: str,
@@ -246,7 +255,15 @@ def make_error(  # one place builds every LMError, from all its facts
 
 
 def describe(  # a message names all of it
-    kind: ErrorKind, message: str, *, url: str, model: str | None, attempt: int, of: int, phase: Phase | None
+    kind: ErrorKind,
+    message: str,
+    *,
+    url: str,
+    model: str | None,
+    attempt: int,
+    of: int,
+    phase: Phase | None,
+    limit: Limit | None = None,
 ) -> str:
     """Return the text of an error: subject, event, facts; then what to do."""
     spec = KINDS[kind]
@@ -256,4 +273,4 @@ def describe(  # a message names all of it
         facts += [str(phase)] if phase else []
     said = f": {message}" if message else ""
     about = f" ({', '.join(facts)})" if facts else ""
-    return f"[{kind}] the server at {url} {spec.title}{said}{about}; {spec.advice}"
+    return f"[{kind}] the server at {url} {spec.title}{said}{about}; {LIMIT_ADVICE.get(limit) or spec.advice}"

@@ -31,9 +31,11 @@ def lm(request: pytest.FixtureRequest) -> Iterator[LM]:
 
 
 @pytest.fixture
-def alm(request: pytest.FixtureRequest) -> AsyncLM:
+def alm(request: pytest.FixtureRequest) -> Iterator[AsyncLM]:
     """Ask the model from an async test, with ``await``; else as `lm`."""
-    return _run(request.config).async_client(request.node)
+    client = _run(request.config).async_client(request.node)
+    yield client
+    client.close()
 
 
 @pytest.fixture(scope="session")

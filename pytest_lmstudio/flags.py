@@ -27,7 +27,7 @@ class Flag(NamedTuple):
     help: str
 
     @property
-    def flag(self) -> str:
+    def option(self) -> str:
         """Return the command line's name."""
         return f"--lmstudio-{self.name.replace('_', '-')}"
 
@@ -41,6 +41,18 @@ FLAGS: tuple[Flag, ...] = (
     Flag("url", "LMSTUDIO_URL", "URL", "Base URL of the server, or 'embedded' for a llama.cpp server of the run's own"),
     Flag("model", "LMSTUDIO_MODEL", "ID", "Model to ask; by default the one that is loaded"),
     Flag("timeout", "LLM_REQUEST_TIMEOUT_MS", "SECONDS", "Hard limit of one attempt, or 'auto'"),
+    Flag(
+        "first_token_timeout",
+        "LLM_FIRST_TOKEN_TIMEOUT_MS",
+        "SECONDS",
+        "How long a stream may take to its first token, or 'off' (the default)",
+    ),
+    Flag(
+        "inter_token_timeout",
+        "LLM_INTER_TOKEN_TIMEOUT_MS",
+        "SECONDS",
+        "How long a stream may be silent after that, or 'off'",
+    ),
     Flag("retries", "LLM_MAX_RETRIES", "N", "Retries after the first attempt"),
     Flag("backoff", "LLM_RETRY_BACKOFF_MS", "SECONDS", "Base of the exponential back-off"),
     Flag("retry_strategy", "LLM_RETRY_STRATEGY", "NAME", "'exponential', 'decorrelated', or a name known to a hook"),
@@ -90,11 +102,11 @@ def add_options(parser: pytest.Parser) -> None:
     for flag in FLAGS:
         if flag.name == "stream":
             whole = "Let answers travel whole"
-            group.addoption(flag.flag, dest=flag.ini, action="store_const", const="on", help=flag.help)
+            group.addoption(flag.option, dest=flag.ini, action="store_const", const="on", help=flag.help)
             group.addoption("--no-lmstudio-stream", dest=flag.ini, action="store_const", const="off", help=whole)
         else:
-            group.addoption(flag.flag, dest=flag.ini, metavar=flag.metavar, help=flag.help)
-        parser.addini(flag.ini, f"{flag.help.replace('%%', '%')} (as {flag.flag})", _INI_TYPE, default=None)
+            group.addoption(flag.option, dest=flag.ini, metavar=flag.metavar, help=flag.help)
+        parser.addini(flag.ini, f"{flag.help.replace('%%', '%')} (as {flag.option})", _INI_TYPE, default=None)
 
 
 TOKEN_VARIABLES = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")

@@ -18,57 +18,42 @@ if TYPE_CHECKING:
 Source = Literal["command line", "environment", "ini", "recipe", "default"]
 
 
-class Option(NamedTuple):
-    """One setting.
+class Parser(NamedTuple):
+    """How one setting is read; each turns text into the value, or raises `ValueError` with what was expected.
 
     Attributes:
-        name, env, metavar, help: as in `Flag`.
-        parse: turns text into the value, or raises `ValueError` with what was expected.
-        env_parse: the same for the environment, where the unit differs.
+        text: reads it from the command line or an ini file.
+        env: reads it from the environment, where the unit differs; else None.
     """
 
-    name: str
-    env: str
-    metavar: str
-    help: str
-    parse: Callable[[str], Any]
-    env_parse: Callable[[str], Any] | None = None
-
-    @property
-    def flag(self) -> str:
-        """Return the command line's name."""
-        return Flag(*self[:4]).flag
-
-    @property
-    def ini(self) -> str:
-        """Return the ini file's name."""
-        return Flag(*self[:4]).ini
+    text: Callable[[str], Any]
+    env: Callable[[str], Any] | None = None
 
 
-_PARSERS: dict[str, tuple[Callable[[str], Any], Callable[[str], Any] | None]] = {
-    "url": (values.url, None),
-    "model": (values.name, None),
-    "timeout": (values.timeout, values.timeout_ms),
-    "retries": (values.retries, None),
-    "backoff": (values.backoff, values.backoff_ms),
-    "retry_strategy": (values.name, None),
-    "concurrency": (values.concurrency, None),
-    "latency_threshold": (values.threshold, values.threshold_ms),
-    "breaker": (values.breaker, None),
-    "cache": (values.one_of("readwrite", "refresh", "off", "offline"), None),
-    "cache_size": (values.positive, None),
-    "pipeline_version": (values.text, None),
-    "max_error_rate": (values.rate, None),
-    "on_error": (values.one_of("gate", "fail"), None),
-    "stream": (values.switch, None),
-    "recipe": (values.recipe, None),
-    "wait": (values.wait, None),
-    "dir": (values.folder, None),
-    "report": (values.file, None),
-    "html": (values.file, None),
+_PARSERS: dict[str, Parser] = {
+    "url": Parser(values.url),
+    "model": Parser(values.name),
+    "timeout": Parser(values.timeout, values.timeout_ms),
+    "first_token_timeout": Parser(values.threshold, values.threshold_ms),
+    "inter_token_timeout": Parser(values.threshold, values.threshold_ms),
+    "retries": Parser(values.retries),
+    "backoff": Parser(values.backoff, values.backoff_ms),
+    "retry_strategy": Parser(values.name),
+    "concurrency": Parser(values.concurrency),
+    "latency_threshold": Parser(values.threshold, values.threshold_ms),
+    "breaker": Parser(values.breaker),
+    "cache": Parser(values.one_of("readwrite", "refresh", "off", "offline")),
+    "cache_size": Parser(values.positive),
+    "pipeline_version": Parser(values.text),
+    "max_error_rate": Parser(values.rate),
+    "on_error": Parser(values.one_of("gate", "fail")),
+    "stream": Parser(values.switch),
+    "recipe": Parser(values.recipe),
+    "wait": Parser(values.wait),
+    "dir": Parser(values.folder),
+    "report": Parser(values.file),
+    "html": Parser(values.file),
 }
-
-OPTIONS: tuple[Option, ...] = tuple(Option(*flag, *_PARSERS[flag.name]) for flag in FLAGS)
 
 #: Names of `engine.retry.STRATEGIES`, known here so that a plain suite need not load that room.
 STRATEGIES = ("exponential", "decorrelated")
@@ -99,10 +84,10 @@ def resolve(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> R
     """
     given: dict[str, Any] = {}
     sources: dict[str, Source] = {}
-    for option in OPTIONS:
-        found = _find(option, config, environ)
+    for flag in FLAGS:
+        found = _find(flag, config, environ)
         if found is not None:
-            given[option.name], sources[option.name] = found
+            given[flag.name], sources[flag.name] = found
     for name, value in values.RECIPES.get(given.get("recipe", ""), {}).items():
         if name not in given:
             given[name], sources[name] = value, "recipe"
@@ -111,16 +96,17 @@ def resolve(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> R
     return Resolved(Settings(**given), sources)
 
 
-def _find(option: Option, config: pytest.Config, environ: Mapping[str, str]) -> tuple[Any, Source] | None:
-    on_command_line = config.getoption(option.ini, None)
+def _find(flag: Flag, config: pytest.Config, environ: Mapping[str, str]) -> tuple[Any, Source] | None:
+    parser = _PARSERS[flag.name]
+    on_command_line = config.getoption(flag.ini, None)
     if on_command_line is not None:
-        return _read(option.parse, str(on_command_line), option, "command line", config), "command line"
-    in_environment = environ.get(option.env, "")
+        return _read(parser.text, str(on_command_line), flag, "command line", config), "command line"
+    in_environment = environ.get(flag.env, "")
     if in_environment:
-        return _read(option.env_parse or option.parse, in_environment, option, "environment", config), "environment"
-    in_ini = _ini_text(config, option.ini)
+        return _read(parser.env or parser.text, in_environment, flag, "environment", config), "environment"
+    in_ini = _ini_text(config, flag.ini)
     if in_ini is not None:
-        return _read(option.parse, in_ini, option, "ini", config), "ini"
+        return _read(parser.text, in_ini, flag, "ini", config), "ini"
     return None
 
 
@@ -135,25 +121,25 @@ def _ini_text(config: pytest.Config, name: str) -> str | None:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _read(parse: Callable[[str], Any], text: str, option: Option, source: Source, config: pytest.Config) -> Any:
+def _read(parse: Callable[[str], Any], text: str, flag: Flag, source: Source, config: pytest.Config) -> Any:
     try:
         return parse(text.strip())
     except ValueError as error:
-        raise wrong_value(option, text, source, config, str(error)) from None
+        raise wrong_value(flag, text, source, config, str(error)) from None
 
 
-def wrong_value(option: Option, text: str, source: Source, config: pytest.Config, problem: str) -> pytest.UsageError:
+def wrong_value(flag: Flag, text: str, source: Source, config: pytest.Config, problem: str) -> pytest.UsageError:
     """Return the error that tells a wrong value, how it was given and where."""
     where = config.inipath.name if source == "ini" and config.inipath else source
-    return pytest.UsageError(f"{_spelled(option, source)}={values.quoted(text)} ({where}): {problem}")
+    return pytest.UsageError(f"{_spelled(flag, source)}={values.quoted(text)} ({where}): {problem}")
 
 
 def unknown_strategy(resolved: Resolved, config: pytest.Config) -> pytest.UsageError:
     """Return the error for a retry strategy that neither we nor a hook know, which only the conftests can tell."""
-    option = next(option for option in OPTIONS if option.name == "retry_strategy")
+    flag = next(flag for flag in FLAGS if flag.name == "retry_strategy")
     problem = "expected 'exponential', 'decorrelated', or a name that a hook knows"
-    source = resolved.sources.get(option.name, "default")
-    return wrong_value(option, resolved.settings.retry_strategy, source, config, problem)
+    source = resolved.sources.get(flag.name, "default")
+    return wrong_value(flag, resolved.settings.retry_strategy, source, config, problem)
 
 
 def _check_token(environ: Mapping[str, str]) -> None:
@@ -174,28 +160,36 @@ def token(environ: Mapping[str, str] = os.environ) -> str | None:
 def _settle_paths(given: dict[str, Any], sources: Mapping[str, Source], config: pytest.Config) -> None:
     """Make paths absolute: an ini value is relative to the ini file, the others to where pytest was started."""
     given.setdefault("dir", ".lmstudio")
-    for option in (option for option in OPTIONS if option.parse in {values.folder, values.file}):
-        name, source = option.name, sources.get(option.name, "default")
+    for flag in (flag for flag in FLAGS if _PARSERS[flag.name].text in {values.folder, values.file}):
+        name, source = flag.name, sources.get(flag.name, "default")
         if name not in given:
             continue
         home = config.rootpath if source in {"default", "ini"} else config.invocation_params.dir
         path = Path(home, os.path.expanduser(given[name]))  # noqa: PTH111  # leaves an unknown user's ~ as it is
-        problem = _problem_of(path, folder=option.parse is values.folder)
+        is_folder = _PARSERS[flag.name].text is values.folder
+        # A cache that is read alone may be where nothing can be written.
+        read_alone = is_folder and given.get("cache") == "offline"
+        problem = _problem_of(path, folder=is_folder, written=not read_alone)
         if problem and source != "default":
-            raise wrong_value(option, given[name], source, config, problem)
+            raise wrong_value(flag, given[name], source, config, problem)
         given[name] = str(path)
 
 
-def _problem_of(path: Path, *, folder: bool) -> str | None:
+def _problem_of(path: Path, *, folder: bool, written: bool) -> str | None:
     """Return why nothing can be written there, as far as that can be seen before."""
     try:
         if path.exists():
             expected, found = ("folder", "file") if folder else ("file", "folder")
-            return None if path.is_dir() is folder else f"expected a {expected}, {_whole(path)} is a {found}"
-        parent = next(parent for parent in path.parents if parent.exists())
+            if path.is_dir() is not folder:
+                return f"expected a {expected}, {_whole(path)} is a {found}"
+        place = path if path.exists() else next(parent for parent in path.parents if parent.exists())
+        if not path.exists() and not place.is_dir():
+            return f"{_whole(place)} is not a folder"
     except OSError as error:
         return f"{_whole(path)} cannot be reached ({error.strerror})"
-    return None if parent.is_dir() else f"{_whole(parent)} is not a folder"
+    if not written or not place.is_dir() or os.access(place, os.W_OK):
+        return None
+    return f"nothing can be written in {_whole(place)}; name another {'folder' if folder else 'file'}"
 
 
 def _whole(path: Path) -> str:
@@ -209,17 +203,17 @@ def header_lines(resolved: Resolved, default_dir: Path) -> list[str]:
     """Return the settings that differ from their defaults, as lines for pytest's header."""
     default = Settings(dir=str(default_dir))
     parts = []
-    for option in OPTIONS:
-        value = getattr(resolved.settings, option.name)
-        if value != getattr(default, option.name):
-            source = resolved.sources.get(option.name, "default")
-            spelled = _spelled(option, source, negated=value is False)
-            parts.append(f"{option.name}={values.shown(option.name, value)} ({spelled})")
+    for flag in FLAGS:
+        value = getattr(resolved.settings, flag.name)
+        if value != getattr(default, flag.name):
+            source = resolved.sources.get(flag.name, "default")
+            spelled = _spelled(flag, source, negated=value is False)
+            parts.append(f"{flag.name}={values.shown(flag.name, value)} ({spelled})")
     parts += [f"{name}={value} (recipe)" for name, value in resolved.settings.params]
     return [f"lmstudio: {', '.join(parts)}"] if parts else []
 
 
-def _spelled(option: Option, source: Source, *, negated: bool = False) -> str:
-    flag = option.flag.replace("--", "--no-", 1) if negated else option.flag
-    names = {"command line": flag, "environment": option.env, "ini": option.ini}
+def _spelled(flag: Flag, source: Source, *, negated: bool = False) -> str:
+    option = flag.option.replace("--", "--no-", 1) if negated else flag.option
+    names = {"command line": option, "environment": flag.env, "ini": flag.ini}
     return names.get(source, source)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["alm", "lm", "lm_session"]
 
 _MARKER = (
-    "llm(timeout=..., retries=..., backoff=..., model=..., cache=..., stream=..., max_tokens=..., temperature=..., "
-    "seed=..., system=...): how the calls of this test are made (times in seconds); tests that use lm, alm or reply "
-    "have this mark by themselves"
+    "llm(timeout=..., first_token_timeout=..., inter_token_timeout=..., retries=..., backoff=..., model=..., "
+    "cache=..., stream=..., max_tokens=..., temperature=..., seed=..., system=...): how the calls of this test go "
+    "(times in seconds); tests that use lm, alm or reply have this mark by themselves"
 )
 
 

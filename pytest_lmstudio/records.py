@@ -70,6 +70,8 @@ class CallOptions:
         backoff_s: base of the back-off, seconds.
         cache: ``readwrite``, ``refresh``, ``off`` or ``offline``.
         stream: whether the answer travels as an event stream.
+        first_token_s: limit from sending to the first token of a stream, seconds; None is the attempt's alone.
+        inter_token_s: limit from one token of a stream to the next, seconds; None is the attempt's alone.
     """
 
     timeout_s: float | None
@@ -77,6 +79,8 @@ class CallOptions:
     backoff_s: float
     cache: Literal["readwrite", "refresh", "off", "offline"]
     stream: bool
+    first_token_s: float | None = None
+    inter_token_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ class Settings:
         url: base URL without ``/v1`` and without a trailing slash, or ``embedded``.
         model: the model named, or None for the one that is loaded.
         timeout: hard limit of one attempt in seconds, or ``auto``.
+        first_token_timeout: limit in seconds from sending to the first token of a stream; None is the attempt's alone.
+        inter_token_timeout: limit in seconds from one token of a stream to the next; None is the attempt's alone.
         retries: retries after the first attempt.
         backoff: base of the exponential back-off, seconds.
         retry_strategy: ``exponential``, ``decorrelated``, or a name that a hook knows.
@@ -50,6 +52,8 @@ class Settings:
     url: str = "http://127.0.0.1:1234"
     model: str | None = None
     timeout: float | Literal["auto"] = 45.0
+    first_token_timeout: float | None = None
+    inter_token_timeout: float | None = 60.0
     retries: int = 3
     backoff: float = 0.8
     retry_strategy: str = "exponential"

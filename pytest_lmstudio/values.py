@@ -46,7 +46,7 @@ def shown(name: str, value: object) -> str:
         return f"{value:.4g}" if value > 1 else f"{value * 100:.4g}%"
     if name == "stream":
         return "on" if value else "off"
-    if name in {"breaker", "latency_threshold"} and value is None:
+    if value is None and name in {"breaker", "latency_threshold", "first_token_timeout", "inter_token_timeout"}:
         return "off"
     if isinstance(value, float):
         return f"{value:g}s"
@@ -263,6 +263,13 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[object], Any]:
     return check
 
 
+def _token_timeout(value: object) -> float | None:
+    if value == "off" or _is_number(value):
+        return threshold(str(value))
+    msg = "expected seconds above 0, or 'off'"
+    raise ValueError(msg)
+
+
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         msg = "expected True or False"
@@ -301,6 +308,8 @@ def _temperature(value: object) -> float:
 #: Keywords that say how a call travels; they never enter the request body.
 TRANSPORT: Mapping[str, Callable[[object], Any]] = {
     "timeout": _checked(timeout),
+    "first_token_timeout": _token_timeout,
+    "inter_token_timeout": _token_timeout,
     "retries": _checked(retries),
     "backoff": _checked(backoff),
     "model": _str,

@@ -44,7 +44,7 @@ class Asked(NamedTuple):
 def effective(settings: Settings, marker: Mapping[str, Any]) -> Settings:
     """Return the settings as a test's marker changes them."""
     changed: dict[str, Any] = {
-        name: marker[name] for name in ("timeout", "retries", "backoff", "model", "stream") if name in marker
+        name: marker[name] for name in values.TRANSPORT if name in marker and name != "cache"
     }
     if "cache" in marker:
         changed["cache"] = _cache_mode(settings, wanted=marker["cache"])
@@ -65,23 +65,27 @@ def sorted_out(settings: Settings, marker: Mapping[str, Any], keywords: dict[str
     """
     params = dict(settings.params) | {name: marker[name] for name in _CHECKED if name in marker}
     transport: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     for name, value in keywords.items():
         if name in values.TRANSPORT:
             transport[name] = _checked(values.TRANSPORT[name], name, value)
         elif name == "extra_body":
-            params |= _extra(value)
+            extra = _extra(value)
         elif name in BODY:
             params[name] = _checked(_CHECKED[name], name, value) if name in _CHECKED and value is not None else value
         else:
             raise TypeError(_unknown(name))
     travel = {**marker, **transport}
-    return Asked(travel.get("model"), _options(settings, travel), {k: v for k, v in params.items() if v is not None})
+    said = {name: value for name, value in params.items() if value is not None}
+    return Asked(travel.get("model"), _options(settings, travel), said | extra)
 
 
 def _options(settings: Settings, transport: Mapping[str, Any]) -> CallOptions:
     timeout = transport.get("timeout", settings.timeout)
     return CallOptions(
         timeout_s=None if timeout == "auto" else timeout,
+        first_token_s=transport.get("first_token_timeout", settings.first_token_timeout),
+        inter_token_s=transport.get("inter_token_timeout", settings.inter_token_timeout),
         retries=transport.get("retries", settings.retries),
         backoff_s=transport.get("backoff", settings.backoff),
         cache=_cache_mode(settings, wanted=transport.get("cache", True)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio import values
 from pytest_lmstudio.client import asking
+from pytest_lmstudio.client.streaming import Stream
+from pytest_lmstudio.client.waiting import leave
 from pytest_lmstudio.engine.answers import pieces_of, prompt_chars, reply_of
 from pytest_lmstudio.engine.classify import Failure, Refused
 from pytest_lmstudio.engine.key import cache_key, question
@@ -59,31 +60,6 @@ class Ready(NamedTuple):
 
     request: Request
     failure: Failure | None = None
-
-
-class Stream:
-    """A stream under way; pieces of text, then the `Call`."""
-
-    def __init__(self, caller: Caller, request: Request) -> None:
-        self._queue: asyncio.Queue[str | Call | Exception] = asyncio.Queue()
-        self._future = caller.runtime.loop.submit(self._flow(caller, request))
-
-    async def _flow(self, caller: Caller, request: Request) -> None:
-        try:
-            self._queue.put_nowait(await caller.runtime.engine.call(request, self._queue.put_nowait))
-        except Exception as error:  # noqa: BLE001  # else whoever waits for the next piece would wait for ever
-            self._queue.put_nowait(error)
-
-    async def next(self) -> str | Call:
-        """Return the next piece, or at the end the call."""
-        found = await self._queue.get()
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def cancel(self) -> None:
-        """End the generation, if it still goes on."""
-        self._future.cancel()
 
 
 class Caller:
@@ -166,7 +142,8 @@ class Caller:
     async def resolved(self, plan: Planned) -> Ready:
         """Ask the server which model can answer."""
         try:
-            model = await self.runtime.preflight.only_model(plan.endpoint)
+            with self.runtime.engine.wait():
+                model = await self.runtime.preflight.only_model(plan.endpoint)
         except Refused as refused:
             return self._unresolved(plan, refused.failure)
         self.runtime.remember_model(plan.endpoint, model)
@@ -227,9 +204,13 @@ class Caller:
             self.settle(self._missed(request), None)
         return None
 
+    def leave(self, begun: Iterable[Call | Future[Call]]) -> None:
+        """Go on without calls that were begun."""
+        leave(self.runtime, [one for one in begun if not isinstance(one, Call)])
+
     def open_stream(self, ready: Ready) -> Stream:
         """Start a stream."""
-        return Stream(self, ready.request)
+        return Stream(self.runtime, ready.request)
 
     def _entry(self, request: Request) -> dict[str, Any] | None:
         cache = self.runtime.cache if request.options.cache in {"readwrite", "offline"} else None
@@ -288,7 +269,8 @@ class Caller:
         """
         if self.settings.cache == "offline":
             raise Refused(Failure(ErrorKind.CACHE_MISS, "its list of models is no part of the cache", "connecting"))
-        return await self.runtime.preflight.models()
+        with self.runtime.engine.wait():
+            return await self.runtime.preflight.models()
 
     def server_error(self, failure: Failure) -> LMError:
         """Return the error of a look at the server, which is no call."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from pytest_lmstudio.client.streaming import AsyncPieces, Stream
+from pytest_lmstudio.client.waiting import wait, wait_async
 from pytest_lmstudio.engine.classify import Refused
 from pytest_lmstudio.records import Call
 
@@ -28,9 +29,10 @@ Message = dict[str, Any]
 class LM:
     """Asks the model; every call is timed, tried again where that helps, cached and recorded.
 
-    Keywords of every call: ``timeout`` (seconds), ``retries``, ``backoff`` (seconds), ``model``, ``cache`` (False asks
-    anew and stores nothing) and ``stream`` say how it travels; ``max_tokens``, ``temperature``, ``seed``, ``stop`` and
-    the other parameters of an OpenAI-compatible server go into the request; ``extra_body={...}`` takes the rest.
+    Keywords of every call: ``timeout``, ``first_token_timeout``, ``inter_token_timeout`` and ``backoff`` (seconds),
+    ``retries``, ``model``, ``cache`` (False asks anew and stores nothing) and ``stream`` say how it travels;
+    ``max_tokens``, ``temperature``, ``seed``, ``stop`` and the other parameters of an OpenAI-compatible server go into
+    the request; ``extra_body={...}`` takes the rest.
 
     Errors of every call:
         LMError: there is no answer; `LMNetworkError` when the model did not get to answer, `LMAuthError` and
@@ -116,8 +118,13 @@ class LM:
                 came (None where lost), its ``errors`` all failures.
         """
         plans = self._caller.plan_map(prompts, system, params)
-        waiting = [self._start(plan) for plan in plans]
-        calls = [one if isinstance(one, Call) else self._wait(one) for one in waiting]
+        begun: list[Call | Future[Call]] = []
+        try:
+            begun.extend(self._start(plan) for plan in plans)
+            calls = [one if isinstance(one, Call) else self._wait(one) for one in begun]
+        except BaseException:
+            self._caller.leave(begun)
+            raise
         return self._caller.settle_map(calls, return_errors=return_errors)  # type: ignore[no-any-return]  # by overload
 
     def embed(self, texts: str | Sequence[str], **params: Any) -> list[list[float]]:
@@ -150,7 +157,7 @@ class LM:
         return known if known is not None else self._caller.runtime.loop.run(self._caller.resolved(plan))
 
     def _wait(self, future: Future[Call]) -> Call:
-        return self._caller.runtime.loop.wait(future)
+        return wait(self._caller.runtime, future)
 
     def _pieces(self, plan: Planned) -> Iterator[str]:
         ready = self._ready(plan)
@@ -173,6 +180,7 @@ class AsyncLM:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+        self._streams: weakref.WeakSet[AsyncPieces] = weakref.WeakSet()
 
     @property
     def settings(self) -> Settings:
@@ -193,23 +201,14 @@ class AsyncLM:
         """Ask for JSON that follows a schema; see `LM.json`."""
         return (await self._reply(self._caller.plan_chat(prompt, system, params, schema, need_schema=True))).parsed
 
-    async def stream(
+    def stream(
         self, prompt: str | Sequence[Mapping[str, Any]], *, system: str | None = None, **params: Any
     ) -> AsyncIterator[str]:
         """Yield the text as it arrives; see `LM.stream`."""
-        ready = await self._ready(self._caller.plan_chat(prompt, system, {**params, "stream": True}))
-        replayed = self._caller.replayed(ready)
-        if replayed is not None:
-            for piece in replayed:
-                yield piece
-            return
-        flow = self._caller.open_stream(ready)
-        try:
-            while isinstance(piece := await self._run(flow.next()), str):
-                yield piece
-            self._caller.settle(piece, None)
-        finally:
-            flow.cancel()
+        plan = self._caller.plan_chat(prompt, system, {**params, "stream": True})
+        pieces = AsyncPieces(lambda: self._begun(plan), self._piece)
+        self._streams.add(pieces)
+        return pieces
 
     @overload
     async def map(
@@ -231,15 +230,20 @@ class AsyncLM:
     ) -> list[Reply] | list[Reply | LMError]:
         """Ask many questions at once; see `LM.map`."""
         plans = self._caller.plan_map(prompts, system, params)
-        waiting = [self._caller.begin(await self._ready(plan)) for plan in plans]
+        begun: list[Call | Future[Call]] = []
         try:
-            calls = [one if isinstance(one, Call) else await _wait(one) for one in waiting]
+            for plan in plans:
+                begun.append(self._caller.begin(await self._ready(plan)))  # noqa: PERF401  # those begun must be left
+            calls = [one if isinstance(one, Call) else await self._wait(one) for one in begun]
         except BaseException:
-            for one in waiting:
-                if not isinstance(one, Call):
-                    one.cancel()
+            self._caller.leave(begun)
             raise
         return self._caller.settle_map(calls, return_errors=return_errors)  # type: ignore[no-any-return]  # by overload
+
+    def close(self) -> None:
+        """Cancel streams that were left open."""
+        for pieces in list(self._streams):
+            pieces.cancel()
 
     async def embed(self, texts: str | Sequence[str], **params: Any) -> list[list[float]]:
         """Return a vector for each text; see `LM.embed`."""
@@ -255,26 +259,26 @@ class AsyncLM:
 
     async def _reply(self, plan: Planned) -> Reply:
         started = self._caller.begin(await self._ready(plan))
-        return self._caller.settle(started if isinstance(started, Call) else await _wait(started), plan.schema)
+        return self._caller.settle(started if isinstance(started, Call) else await self._wait(started), plan.schema)
 
     async def _ready(self, plan: Planned) -> Ready:
         known = self._caller.ready(plan)
         return known if known is not None else await self._run(self._caller.resolved(plan))
 
+    async def _begun(self, plan: Planned) -> list[str] | Stream:
+        ready = await self._ready(plan)
+        replayed = self._caller.replayed(ready)
+        return replayed if replayed is not None else self._caller.open_stream(ready)
+
+    async def _piece(self, stream: Stream) -> str | None:
+        piece = await self._run(stream.next())
+        if isinstance(piece, str):
+            return piece
+        self._caller.settle(piece, None)
+        return None
+
     async def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return await _wait(self._caller.runtime.loop.submit(work))
+        return await self._wait(self._caller.runtime.loop.submit(work))
 
-
-async def _wait(future: Future[Any]) -> Any:
-    """Wait for the engine in whichever event loop the test runs: asyncio's, or anyio's other one."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        from anyio import to_thread  # httpx brings it; only tests on trio need it here
-
-        try:
-            return await to_thread.run_sync(future.result, abandon_on_cancel=True)
-        except BaseException:
-            future.cancel()
-            raise
-    return await asyncio.wrap_future(future)
+    async def _wait(self, future: Future[Any]) -> Any:
+        return await wait_async(self._caller.runtime, future)

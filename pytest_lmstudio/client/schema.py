@@ -57,9 +57,12 @@ def parse(reply: Reply, schema: dict[str, Any]) -> Any:
     """
     text = _FENCE.sub(r"\1", reply.text.strip())
     try:
-        found = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        found = json.loads(text, parse_constant=_no_constant, parse_int=_integer)
+    except ValueError as error:
         msg = f"the answer is no JSON: {printable(str(error), limit=_MESSAGE_CHARS)}{_cut(reply)}"
+        raise LMSchemaError(msg, reply) from None
+    except RecursionError:
+        msg = "the answer is nested too deeply to be read"
         raise LMSchemaError(msg, reply) from None
     # An empty registry: a schema with a reference to the network must not fetch it.
     validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
@@ -82,8 +85,16 @@ def _no_constant(name: str) -> None:
     raise ValueError(msg)
 
 
+def _integer(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        msg = "it holds a number with too many digits"  # Python's own advice is to change the interpreter
+        raise ValueError(msg) from None
+
+
 def _broken(error: ValidationError) -> str:
-    rule = "/".join(map(str, error.absolute_schema_path))
+    rule = printable("/".join(map(str, error.absolute_schema_path)), limit=_MESSAGE_CHARS)
     said = printable(error.message, limit=_MESSAGE_CHARS)
     return f"the answer breaks its schema at {_place(error)}: {said} (rule {rule})"
 

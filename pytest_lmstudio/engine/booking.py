@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.answers import is_cut_thinking, prompt_texts
-from pytest_lmstudio.errors import LMError, describe, make_error
+from pytest_lmstudio.errors import ErrorKind, LMError, describe, make_error
 from pytest_lmstudio.text import mask, printable, redact
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MESSAGE_CHARS = 500
 _NAME_CHARS = 100
+_REASON_CHARS = 40
 #: So many characters of a prompt make a quotation; fewer may be words of the message's own.
 _QUOTED_CHARS = 40
 
@@ -38,8 +39,17 @@ class Books:
         self._url = url
         self._secrets = secrets
 
-    def sent(self, request: Request, attempt: int, *, timeout_s: float, waited_ms: float, stream: bool) -> None:
-        """Record that an attempt is sent."""
+    def sent(  # one line a fact
+        self,
+        request: Request,
+        attempt: int,
+        *,
+        timeout_s: float,
+        waited_ms: float,
+        stream: bool,
+        slot: int | None = None,
+    ) -> None:
+        """Record that an attempt is sent, and the slot that it holds: who takes that next shows that it has ended."""
         mode = request.options.cache
         self._write(
             "gen_request",
@@ -50,6 +60,7 @@ class Books:
             waited_ms=waited_ms,
             endpoint=request.endpoint,
             stream=stream,
+            slot=slot,
             cache="miss" if mode == "readwrite" else mode,
         )
 
@@ -64,7 +75,7 @@ class Books:
             tokens_in=wire.token_count(reply.usage, "prompt_tokens"),
             tokens_out=wire.token_count(reply.usage, "completion_tokens"),
             tokens_per_second=_rounded(reply.tokens_per_second),
-            finish_reason=reply.finish_reason,
+            finish_reason=None if reply.finish_reason is None else printable(reply.finish_reason, limit=_REASON_CHARS),
             reply_chars=len(reply.text),
             stale_reconnects=answer.stale_reconnects,
             stored=stored.stored,
@@ -95,7 +106,8 @@ class Books:
             message=self.clean(failure.message, request),
             stale_reconnects=stale_reconnects,
             retry_in_ms=retry_in_ms,
-            cut_at_limit=failure.cut_at_limit,
+            cut_at_limit=failure.limit == "attempt",
+            limit=failure.limit,
             prompt_chars=request.prompt_chars,
         )
 
@@ -116,8 +128,19 @@ class Books:
                 message = mask(message, form, _QUOTED_CHARS, "[prompt]")
         return printable(redact(message, self._secrets), limit=_MESSAGE_CHARS)
 
-    def error(self, request: Request, failure: Failure, attempts: int) -> LMError:
-        """Return the exception that the test sees."""
+    def error(self, request: Request, failure: Failure, attempts: int, problem: str = "") -> LMError:
+        """Return the exception that the test sees.
+
+        Args:
+            request: the call's.
+            failure: why it failed.
+            attempts: how many were made.
+            problem: why a user's strategy gave no wait for the next one; empty when it did, or was not asked.
+        """
+        facts: dict[str, Any] = {"attempts": attempts, "model": request.model, "call_id": request.call_id}
+        facts |= {"url": self._url, "phase": failure.phase if attempts else None}
+        if problem:
+            return make_error(ErrorKind.BAD_REQUEST, self._misguided(request, failure, attempts, problem), **facts)
         text = describe(
             failure.kind,
             self.clean(failure.message, request),
@@ -126,16 +149,17 @@ class Books:
             attempt=attempts,
             of=request.options.retries + 1,
             phase=failure.phase,
+            limit=failure.limit,
         )
-        return make_error(
-            failure.kind,
-            text,
-            category=failure.category,
-            phase=failure.phase if attempts else None,
-            attempts=attempts,
-            model=request.model,
-            url=self._url,
-            call_id=request.call_id,
+        return make_error(failure.kind, text, category=failure.category, **facts)
+
+    def _misguided(self, request: Request, failure: Failure, attempts: int, problem: str) -> str:
+        """Note what a user's strategy did wrong, and return the text of the error."""
+        said = printable(redact(problem, self._secrets), limit=_MESSAGE_CHARS)
+        self._events.write("note", message=said)
+        return (
+            f"{said}; make it return seconds, a number from 0 up. "
+            f"The call was not tried again after attempt {attempts} of {request.options.retries + 1} ({failure.kind})"
         )
 
     def _write(self, event: str, request: Request, **fields: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import html
 import re
 import time
 from dataclasses import dataclass
@@ -11,12 +11,14 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine.wire import error_message
+from pytest_lmstudio.engine.wordings import kind_of_message
 from pytest_lmstudio.errors import KINDS, ErrorKind
+from pytest_lmstudio.text import without_userinfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_lmstudio.errors import Category, Phase
+    from pytest_lmstudio.errors import Category, Limit, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Failure:
         retry_after_s: what the server asked to wait, or None.
         awaits_model: whether the next attempt should wait until the models list shows the model.
         shared_context: whether other requests in flight may have used the context up.
-        cut_at_limit: whether our own hard limit ended it.
+        limit: which limit of our own ended it, or None.
         forgiven: whether it counts as ``network`` although its kind does not.
     """
 
@@ -42,7 +44,7 @@ class Failure:
     retry_after_s: float | None = None
     awaits_model: bool = False
     shared_context: bool = False
-    cut_at_limit: bool = False
+    limit: Limit | None = None
     forgiven: bool = False
 
     @property
@@ -51,9 +53,18 @@ class Failure:
         return "network" if self.forgiven else KINDS[self.kind].category
 
     @property
+    def may_still_compute(self) -> bool:
+        """Tell whether the server may still be at work on the prompt, which it processes to its end."""
+        return self.kind is ErrorKind.TIMEOUT and (self.phase == "waiting" or self.limit == "first_token")
+
+    @property
     def retried(self) -> bool:
         """Tell whether another attempt can help."""
         return self.forgiven or KINDS[self.kind].retried
+
+
+#: Why a call that an interrupt ended has no answer.
+INTERRUPTED = Failure(ErrorKind.CANCELLED, "the run was interrupted", "waiting")
 
 
 class Refused(Exception):
@@ -64,98 +75,32 @@ class Refused(Exception):
         self.failure = failure
 
 
-#: Wordings of LM Studio 0.2 to 0.4 and Bionic, of its engines, and of llama.cpp's server; the first that fits decides.
-#: "Channel Error" is an outer wrapper and comes last, since the cause may stand inside.
-_WORDINGS: tuple[tuple[ErrorKind, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile("|".join(patterns), re.IGNORECASE))
-    for kind, *patterns in (
-        (ErrorKind.WRONG_URL, r"unexpected endpoint or method"),
-        (
-            ErrorKind.CONTEXT_OVERFLOW,
-            r"\bn_ctx\b",
-            r"\bn_keep\b",
-            r"exceed_context_size_error",
-            r"context size has been exceeded",
-            r"exceeds the available context",
-            r"does not fit in context length",
-            r"context the overflows",
-            r"reached context length",
-            r"maximum context length",
-        ),
-        (
-            ErrorKind.BAD_REQUEST,
-            r"\bjinja\b",
-            r"failed to parse grammar",
-            r"failed to initialize samplers",
-            r"failed to load image",
-            r"unrecognized key\(s\)",
-            r"unable to generate parser for this template",
-            r"invalid discriminator value",
-            r"'messages'",
-        ),
-        (ErrorKind.MODEL_LOST, r"operation canceled"),
-        (
-            ErrorKind.OUT_OF_MEMORY,
-            r"insufficient system resources",
-            r"failed to load model",
-            r"error loading model",
-            r"unable to allocate",
-            r"out of memory",
-            r"snapshot of system resources failed",
-        ),
-        (
-            ErrorKind.NO_MODEL,
-            r"no models? loaded",
-            r"model_not_found",
-            r"invalid model identifier",
-            r"multiple models are loaded",
-            r"no downloaded llm",
-            r"model .{1,200} not (?:found|loaded)",
-            r"model name is missing",
-        ),
-        (
-            ErrorKind.MODEL_LOST,
-            r"(?:model|it) has crashed",
-            r"model (?:is |was )?(?:unloaded|reloaded)",
-            r"channel error",
-            r"exit code:",
-        ),
-        (ErrorKind.SERVER_ERROR, r"compute error", r"peer_keepalive_timeout"),
-    )
-)
+#: The type of an error that carries no status of its own, as inside a stream: names of OpenAI, Anthropic, LM Studio.
+_KIND_OF_TYPE = {
+    "authentication_error": ErrorKind.AUTH,
+    "permission_error": ErrorKind.AUTH,
+    "invalid_request": ErrorKind.BAD_REQUEST,
+    "invalid_request_error": ErrorKind.BAD_REQUEST,
+    "request_too_large": ErrorKind.BAD_REQUEST,
+    "not_implemented": ErrorKind.BAD_REQUEST,
+    "not_supported_error": ErrorKind.BAD_REQUEST,
+    "model_not_found": ErrorKind.NO_MODEL,
+    "rate_limit_error": ErrorKind.RATE_LIMITED,
+    "timeout_error": ErrorKind.TIMEOUT,
+}
 #: LM Studio wraps its engine's error into the text of its own; what the engine said counts, and both may differ.
 _ENGINE_STATUS = re.compile(
     r"engine protocol predict (?:request returned (\d{3})\b|.*?\"code\": ?(\d{3})\b)", re.IGNORECASE | re.DOTALL
 )
 _SHARED_CONTEXT = re.compile(r"context size has been exceeded", re.IGNORECASE)
-_LOADING = re.compile(r"\bloading model\b|model is (?:still )?loading", re.IGNORECASE)
-_MOST_DEPTH = 4
-
-
-def unwrapped(message: str) -> str:
-    """Return a message with the JSON that an engine wrapped into its text spelled out behind it.
-
-    Such as ``Engine protocol predict request returned 400: {"error": {"message": "..."}}``.
-    """
-    parts = [message]
-    for _ in range(_MOST_DEPTH):
-        _, brace, inner = parts[-1].partition("{")
-        try:
-            body = json.JSONDecoder().raw_decode(brace + inner)[0]
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(body, dict):
-            break
-        error = body.get("error")
-        kind = error.get("type", "") if isinstance(error, dict) else ""
-        parts.append(f"{kind}: {error_message(body)}" if kind else error_message(body))
-    return " | ".join(parts)
-
-
-def kind_of_message(message: str) -> ErrorKind | None:
-    """Return the kind that a known wording tells, or None."""
-    whole = unwrapped(message)
-    return next((kind for kind, pattern in _WORDINGS if pattern.search(whole)), None)
+_LOADING = re.compile(r"(?<!error )\bloading model\b|model is (?:still )?loading", re.IGNORECASE)
+#: So much of a body is read for a reason; no server gives it later, and a hostile one could send megabytes.
+_MOST_CHARS = 10_000
+_UNSHOWN = re.compile(r"<!--.*?(?:-->|\Z)|<(style|script)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"<[^<>]{0,500}>")
+_SHOWN_CHARS = 300
+#: A wait that is as good as for ever; what servers write has no limit.
+_LONGEST_S = 1e9
 
 
 def kind_of_status(status: int, *, retry_after: bool) -> ErrorKind:
@@ -177,7 +122,7 @@ def kind_of_status(status: int, *, retry_after: bool) -> ErrorKind:
     return ErrorKind.WRONG_URL if 300 <= status < 400 else ErrorKind.BAD_REQUEST  # noqa: PLR2004
 
 
-def classify(status: int, headers: Mapping[str, str], body: object, text: str) -> Failure:
+def classify(status: int, headers: Mapping[str, str], body: object, text: str, sent: bytes = b"") -> Failure:
     """Return why an answer with an error status, or with a body that holds an error, is a failure.
 
     Args:
@@ -185,52 +130,66 @@ def classify(status: int, headers: Mapping[str, str], body: object, text: str) -
         headers: by lower-case name.
         body: the JSON body, or None where it is none.
         text: the body as text.
+        sent: the request's body, which the error may quote.
     """
     message = _with_code(body) if isinstance(body, dict) else _plain(text) or f"HTTP {status}"
-    retry_after_s = retry_after(headers)
-    kind = _kind(status, message, retry_after_s, _engine_status(status, body, message))
+    if 300 <= status < 400 and headers.get("location"):  # noqa: PLR2004  # HTTP's own numbers
+        message = f"HTTP {status} redirects to {without_userinfo(headers['location'])[:_SHOWN_CHARS]}"
+    said, retry_after_s = message[:_MOST_CHARS], retry_after(headers)
+    by_status = kind_of_status(status, retry_after=retry_after_s is not None)
+    loading = status == 503 and bool(_LOADING.search(said))  # noqa: PLR2004  # HTTP's own number
+    if loading and by_status is not ErrorKind.RATE_LIMITED:
+        kind: ErrorKind = ErrorKind.SERVER_ERROR
+    elif by_status in {ErrorKind.AUTH, ErrorKind.RATE_LIMITED}:
+        kind = by_status
+    else:
+        kind = kind_of_message(said, sent) or _kind_inside(status, body, said) or by_status
     return Failure(
         kind,
         message,
         status=status,
         retry_after_s=retry_after_s,
-        awaits_model=kind is ErrorKind.MODEL_LOST or (status == 503 and bool(_LOADING.search(message))),  # noqa: PLR2004
-        shared_context=bool(kind is ErrorKind.CONTEXT_OVERFLOW and _SHARED_CONTEXT.search(message)),
+        awaits_model=kind is ErrorKind.MODEL_LOST or loading,
+        shared_context=bool(kind is ErrorKind.CONTEXT_OVERFLOW and _SHARED_CONTEXT.search(said)),
     )
 
 
-def _kind(status: int, message: str, retry_after_s: float | None, engine_status: int | None) -> ErrorKind:
-    by_status = kind_of_status(status, retry_after=retry_after_s is not None)
-    if by_status in {ErrorKind.AUTH, ErrorKind.RATE_LIMITED}:
-        return by_status
-    if status == 503 and _LOADING.search(message):  # noqa: PLR2004
-        return ErrorKind.SERVER_ERROR
-    if (told := kind_of_message(message)) is not None:
-        return told
-    if engine_status is not None:
-        return ErrorKind.SERVER_ERROR if engine_status >= 500 else ErrorKind.BAD_REQUEST  # noqa: PLR2004
-    return ErrorKind.SERVER_ERROR if status < 300 else by_status  # noqa: PLR2004
-
-
-def _engine_status(status: int, body: object, message: str) -> int | None:
-    """Return the status inside an error: wrapped into its text, or as the code of an error inside a stream."""
+def _kind_inside(status: int, body: object, message: str) -> ErrorKind | None:
+    """Return the kind that the status inside an error tells, or its type; None where the answer's own status counts."""
     if wrapped := _ENGINE_STATUS.search(message):
-        return int(wrapped[1] or wrapped[2])
-    error = body.get("error") if status < 300 and isinstance(body, dict) else None  # noqa: PLR2004
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and 400 <= code < 600 else None  # noqa: PLR2004
+        return _kind_of_code(int(wrapped[1] or wrapped[2]))
+    if status >= 300:  # noqa: PLR2004  # HTTP's own number
+        return None
+    error = body.get("error") if isinstance(body, dict) else None
+    error = error if isinstance(error, dict) else body
+    code, type_ = (error.get("code"), error.get("type")) if isinstance(error, dict) else (None, None)
+    by_type = _KIND_OF_TYPE.get(type_) if isinstance(type_, str) else None
+    return _kind_of_code(_status_of(code)) or by_type or ErrorKind.SERVER_ERROR
+
+
+def _kind_of_code(code: int | None) -> ErrorKind | None:
+    """Return the kind of an error that another server reported; its 404 is none of our address."""
+    kind = kind_of_status(code, retry_after=False) if code is not None else None
+    return ErrorKind.BAD_REQUEST if kind is ErrorKind.WRONG_URL else kind
+
+
+def _status_of(code: object) -> int | None:
+    """Return a status that an error carries, a number or its text."""
+    known = re.fullmatch(r"[45]\d\d", str(code)[:4]) if isinstance(code, int | str) else None
+    return int(known[0]) if known else None
 
 
 def _with_code(body: dict[str, Any]) -> str:
     """Return an error's message; its code goes before it, as the message alone may not tell (``model_not_found``)."""
     message, error = error_message(body), body.get("error")
     code = error.get("code") if isinstance(error, dict) else None
-    return f"{code}: {message}" if isinstance(code, str) and code not in message else message
+    return f"{code}: {message}" if isinstance(code, str) and not code.isdigit() and code not in message else message
 
 
 def _plain(text: str) -> str:
-    """Return the text of an HTML or plain body, short."""
-    return " ".join(re.sub(r"<[^>]{0,200}>", " ", text[:2000]).split())[:300]
+    """Return what a page or a plain body says, on one line."""
+    shown = _TAG.sub(" ", _UNSHOWN.sub(" ", text[:_MOST_CHARS]))
+    return " ".join(html.unescape(shown).split())[:_SHOWN_CHARS]
 
 
 def retry_after(headers: Mapping[str, str], now_s: float | None = None) -> float | None:
@@ -251,8 +210,6 @@ def retry_after(headers: Mapping[str, str], now_s: float | None = None) -> float
 
 
 def _not_negative(raw: str, scale: int) -> float | None:
-    try:
-        value = float(raw) / scale
-    except ValueError:
-        return None
-    return value if 0 <= value < float("inf") else None
+    # Not all that float() takes: "1_0", "inf" and "nan" are no number of seconds.
+    known = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*", raw, re.ASCII)
+    return min(float(known[1]), _LONGEST_S) / scale if known else None

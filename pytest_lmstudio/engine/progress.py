@@ -16,7 +16,6 @@ class Progress:
 
     Attributes:
         started_s: when the attempt began, on the monotonic clock.
-        until_s: when its answer should be whole, on the same clock.
         phase: ``connecting`` (not sent), ``waiting`` (sent, no byte of the body yet), ``receiving``.
         fresh: whether a connection was made for it.
         connected: whether that connection was made.
@@ -26,7 +25,6 @@ class Progress:
     """
 
     started_s: float
-    until_s: float = float("inf")
     phase: Phase = "connecting"
     fresh: bool = False
     connected: bool = False

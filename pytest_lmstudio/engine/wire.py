@@ -7,6 +7,8 @@ from typing import Any
 
 DONE = "[DONE]"
 _MOST_TOKENS = 2**53
+#: Answers are nested a dozen levels deep; far deeper ones could be read, but not shown or stored.
+_MOST_DEPTH = 200
 
 
 class StreamError(Exception):
@@ -29,6 +31,44 @@ def encode(body: dict[str, Any], *, stream: bool | None) -> bytes:
     if stream:
         sent["stream_options"] = {"include_usage": True}
     return json.dumps(sent, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def parsed(text: str) -> Any:
+    """Return what a text from outside says as JSON.
+
+    Raises:
+        BadAnswer: it is none, or none that Python can do anything with.
+    """
+    value, problem = None, ""
+    try:
+        value = json.loads(text)
+        if text.count("[") + text.count("{") > _MOST_DEPTH and _is_deep(value):
+            problem = "is nested too deeply"
+    except json.JSONDecodeError:
+        problem = "is no JSON"
+    except ValueError:
+        problem = "holds a number with too many digits"
+    except RecursionError:
+        problem = "is nested too deeply"
+    if problem:
+        msg = f"the answer {problem}"
+        raise BadAnswer(msg)
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        inner = (outer.values() if isinstance(outer, dict) else outer for outer in level)
+        level = [child for children in inner for child in children if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def is_error(body: object) -> bool:
+    """Tell whether a body reports an error: LM Studio sends some with status 200, and some proxies do (vLLM's form)."""
+    return isinstance(body, dict) and bool(body.get("error") or body.get("object") == "error")
 
 
 def error_message(body: object) -> str:
@@ -134,15 +174,16 @@ def check_embeddings(body: object, count: int) -> dict[str, Any]:
 class EventStream:
     """Adds the events of a chat stream up to the body that the server would have sent whole.
 
-    Feed it bytes as they come; each feed returns the new pieces of text. It accepts events cut anywhere, comments,
+    Feed it bytes as they come; each feed returns the new pieces of text, and `tokens` counts the events that brought a
+    piece of text, reasoning or tool call. It accepts events cut anywhere, comments,
     CRLF, and several data lines an event (WHATWG HTML, section 9.2).
     """
 
     def __init__(self) -> None:
         self.done = False
-        self.started = False
+        self.tokens = 0
         self.finish_reason: str | None = None
-        self._rest = b""
+        self._rest: list[bytes] = []
         self._data: list[str] = []
         self._event = ""
         self._head: dict[str, Any] = {}
@@ -156,6 +197,11 @@ class EventStream:
         """Tell whether the server said that the answer is whole."""
         return self.done or self.finish_reason is not None
 
+    @property
+    def calls_tool(self) -> bool:
+        """Tell whether the answer calls a tool."""
+        return bool(self._tools)
+
     def feed(self, chunk: bytes) -> list[str]:
         """Take bytes; return the pieces of text that they complete.
 
@@ -163,8 +209,12 @@ class EventStream:
             StreamError: the stream carries an error.
             BadAnswer: an event is no JSON object, or no UTF-8.
         """
-        lines = (self._rest + chunk).split(b"\n")
-        self._rest = lines.pop()
+        whole, newline, rest = chunk.rpartition(b"\n")
+        if not newline:  # put together when the line's end comes: each time would take quadratic time
+            self._rest.append(chunk)
+            return []
+        lines = b"".join((*self._rest, whole)).split(b"\n")
+        self._rest = [rest] if rest else []
         pieces: list[str] = []
         for line in lines:
             self._line(line.rstrip(b"\r"), pieces)
@@ -197,15 +247,15 @@ class EventStream:
             self.done = True
             return
         try:
-            body = json.loads(data)
-        except (ValueError, RecursionError):
+            body = parsed(data)
+        except BadAnswer:
             body = data
         if event == "error" and not isinstance(body, dict):
             body = {"error": body}
         if not isinstance(body, dict):
             msg = "the stream holds an event that is no JSON object"
             raise BadAnswer(msg)
-        if event == "error" or body.get("error"):
+        if event == "error" or is_error(body):
             raise StreamError(body)
         self._chunk(body, pieces)
 
@@ -235,7 +285,7 @@ class EventStream:
         calls = tool_calls_of(delta)
         for call in calls:
             self._tool(call)
-        self.started = self.started or bool(text or reasoning or calls)
+        self.tokens += bool(text or reasoning or calls)
 
     def _tool(self, fragment: dict[str, Any]) -> None:
         index = fragment.get("index")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.attempt import AttemptFailed, get_json, run_attempt
 from pytest_lmstudio.engine.classify import Failure, Refused
+from pytest_lmstudio.engine.deadline import Limits
 from pytest_lmstudio.errors import KINDS, ErrorKind
 from pytest_lmstudio.records import ModelInfo, ServerInfo
 from pytest_lmstudio.server import models as dialects
@@ -211,18 +212,26 @@ class Preflight:
     async def _warm_up(self, model: str) -> dict[str, Any]:
         """Let the server load a model, by one token; parallel first requests would load it several times."""
         body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        start_s = time.monotonic()
+        kind: ErrorKind | None = ErrorKind.CANCELLED
+        self._log("model_load_start", model=model)
         try:
             await run_attempt(
                 self._transport,
                 "/v1/chat/completions",
                 wire.encode(body, stream=False),
-                timeout_s=WARM_UP_S,
+                limits=Limits(WARM_UP_S),
                 check=lambda answer: answer if isinstance(answer, dict) else {},
             )
         except AttemptFailed as failed:
             kind = failed.failure.kind
             if KINDS[kind].category != "network":
                 return {"kind": str(kind), "message": self._clean(failed.failure.message)}
+        else:
+            kind = None
+        finally:
+            latency_ms = round((time.monotonic() - start_s) * 1000, 1)
+            self._log("model_load_end", model=model, latency_ms=latency_ms, error_kind=kind)
         return {}
 
 

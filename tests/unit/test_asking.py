@@ -14,7 +14,7 @@ from pytest_lmstudio.values import RECIPES, TRANSPORT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DEFAULT = CallOptions(timeout_s=45.0, retries=3, backoff_s=0.8, cache="readwrite", stream=True)
+DEFAULT = CallOptions(timeout_s=45.0, retries=3, backoff_s=0.8, cache="readwrite", stream=True, inter_token_s=60.0)
 USER = {"role": "user", "content": "Hi"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 
@@ -28,9 +28,10 @@ def test_without_keywords_the_settings_hold() -> None:
 
 
 def test_transport_keywords_stay_out_of_the_body() -> None:
-    keywords: dict[str, Any] = {"timeout": 1, "retries": 0, "backoff": 0, "model": "m", "cache": False, "stream": False}
+    keywords: dict[str, Any] = {"timeout": 1, "first_token_timeout": 0.5, "inter_token_timeout": "off", "retries": 0}
+    keywords |= {"backoff": 0, "model": "m", "cache": False, "stream": False}
     assert keywords.keys() == TRANSPORT.keys()
-    options = CallOptions(timeout_s=1.0, retries=0, backoff_s=0.0, cache="off", stream=False)
+    options = CallOptions(1.0, retries=0, backoff_s=0.0, cache="off", stream=False, first_token_s=0.5)
     assert ask(Settings(), **keywords) == Asked("m", options, {})
 
 
@@ -68,6 +69,11 @@ def test_extra_body_passes_what_only_the_server_knows() -> None:
     asked = ask(Settings(), max_tokens=5, extra_body={"mirostat": 2, "timeout": 9, "max_tokens": 7})
     assert asked.params == {"max_tokens": 7, "mirostat": 2, "timeout": 9}
     assert asked.options == DEFAULT
+
+
+def test_extra_body_can_send_null_which_a_keyword_cannot() -> None:
+    asked = ask(Settings(), {"seed": 1}, seed=None, temperature=0, extra_body={"temperature": None, "grammar": None})
+    assert asked.params == {"temperature": None, "grammar": None}
 
 
 @pytest.mark.parametrize(

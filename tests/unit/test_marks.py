@@ -8,7 +8,10 @@ import pytest
 
 from pytest_lmstudio import marks
 
-ALLOWED = "timeout, retries, backoff, model, cache, stream, max_tokens, temperature, seed, system"
+ALLOWED = (
+    "timeout, first_token_timeout, inter_token_timeout, retries, backoff, model, cache, stream, max_tokens, temperature, "
+    "seed, system"
+)
 
 
 class FakeItem:

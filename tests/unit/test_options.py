@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_lmstudio import options, values
 from pytest_lmstudio.engine import retry
+from pytest_lmstudio.flags import FLAGS
 from pytest_lmstudio.settings import BreakerLimits, Settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,16 @@ SPELLINGS = {
     "url": ("--lmstudio-url", "LMSTUDIO_URL", "lmstudio_url"),
     "model": ("--lmstudio-model", "LMSTUDIO_MODEL", "lmstudio_model"),
     "timeout": ("--lmstudio-timeout", "LLM_REQUEST_TIMEOUT_MS", "lmstudio_timeout"),
+    "first_token_timeout": (
+        "--lmstudio-first-token-timeout",
+        "LLM_FIRST_TOKEN_TIMEOUT_MS",
+        "lmstudio_first_token_timeout",
+    ),
+    "inter_token_timeout": (
+        "--lmstudio-inter-token-timeout",
+        "LLM_INTER_TOKEN_TIMEOUT_MS",
+        "lmstudio_inter_token_timeout",
+    ),
     "retries": ("--lmstudio-retries", "LLM_MAX_RETRIES", "lmstudio_retries"),
     "backoff": ("--lmstudio-backoff", "LLM_RETRY_BACKOFF_MS", "lmstudio_backoff"),
     "retry_strategy": ("--lmstudio-retry-strategy", "LLM_RETRY_STRATEGY", "lmstudio_retry_strategy"),
@@ -76,7 +87,7 @@ def resolve(
 
 
 def test_every_setting_is_spelled_as_documented() -> None:
-    assert {option.name: (option.flag, option.env, option.ini) for option in options.OPTIONS} == SPELLINGS
+    assert {flag.name: (flag.option, flag.env, flag.ini) for flag in FLAGS} == SPELLINGS
     assert {f.name for f in fields(Settings)} == SPELLINGS.keys() | {"params"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_lmstudio import values
-from pytest_lmstudio.options import OPTIONS, Option
+from pytest_lmstudio.flags import FLAGS, Flag
 from pytest_lmstudio.settings import Settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -21,21 +21,21 @@ DEFAULTS = {
 }
 
 
-def row(option: Option) -> str:
-    """Return an option's row of the settings table."""
-    flag = f"`{option.flag} {option.metavar}`" if option.metavar else "`--lmstudio-stream`, `--no-lmstudio-stream`"
-    default = getattr(Settings(), option.name)
-    shown = DEFAULTS.get(option.name) or f"`{values.shown(option.name, default)}`"
-    return f"| {flag} | `{option.env}` | `{option.ini}` | {shown} | {option.help.replace('%%', '%')} |"
+def row(flag: Flag) -> str:
+    """Return a setting's row of the settings table."""
+    option = f"`{flag.option} {flag.metavar}`" if flag.metavar else "`--lmstudio-stream`, `--no-lmstudio-stream`"
+    default = getattr(Settings(), flag.name)
+    shown = DEFAULTS.get(flag.name) or f"`{values.shown(flag.name, default)}`"
+    return f"| {option} | `{flag.env}` | `{flag.ini}` | {shown} | {flag.help.replace('%%', '%')} |"
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_the_settings_table_has_the_row_of_each_option(option: Option) -> None:
-    assert row(option) in README.splitlines()
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
+def test_the_settings_table_has_the_row_of_each_setting(flag: Flag) -> None:
+    assert row(flag) in README.splitlines()
 
 
 def test_the_settings_table_has_no_other_rows() -> None:
-    assert sum(line.startswith("| `--") for line in README.splitlines()) == len(OPTIONS)
+    assert sum(line.startswith("| `--") for line in README.splitlines()) == len(FLAGS)
 
 
 @pytest.mark.parametrize("name", values.RECIPES)

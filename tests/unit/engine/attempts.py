@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.answers import check_answer
 from pytest_lmstudio.engine.attempt import Answer, AttemptFailed, run_attempt
+from pytest_lmstudio.engine.deadline import Limits
 from pytest_lmstudio.engine.key import cache_key, question
 from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.records import CallOptions, Request
@@ -40,6 +41,8 @@ async def attempt(
     stream: bool = True,
     text: str = "hello",
     timeout_s: float = 10.0,
+    first_token_s: float | None = None,
+    inter_token_s: float | None = None,
     on_piece: Callable[[str], None] | None = None,
 ) -> Answer | AttemptFailed:
     """Make one attempt and return what came of it."""
@@ -47,7 +50,8 @@ async def attempt(
     content = wire.encode(asked.body, stream=stream)
     check = partial(check_answer, asked)
     try:
-        return await run_attempt(transport, CHAT, content, timeout_s=timeout_s, check=check, on_piece=on_piece)
+        limits = Limits(timeout_s, first_token_s, inter_token_s)
+        return await run_attempt(transport, CHAT, content, limits=limits, check=check, on_piece=on_piece)
     except AttemptFailed as failed:
         return failed
 

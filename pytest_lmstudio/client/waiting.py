@@ -1,0 +1,84 @@
+"""How a test waits for the engine, and what becomes of a call when the wait ends before the call does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from concurrent.futures import Future
+
+    from pytest_lmstudio.runtime import Runtime
+
+#: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
+__tracebackhide__ = True
+
+T = TypeVar("T")
+
+
+def wait(runtime: Runtime, future: Future[T]) -> T:
+    """Wait in the test's thread."""
+    try:
+        return runtime.loop.wait(future)
+    except BaseException:
+        leave(runtime, [future])
+        raise
+
+
+async def wait_async(runtime: Runtime, future: Future[T]) -> T:
+    """Wait in whichever event loop the test runs: asyncio's, or anyio's other one."""
+    try:
+        loop = _running_loop()
+        if loop is not None:
+            return await _settled(loop, future)
+        from anyio import to_thread  # httpx brings it; only tests on trio need it here
+
+        return await to_thread.run_sync(future.result, abandon_on_cancel=True)
+    except BaseException:
+        leave(runtime, [future])
+        raise
+
+
+def leave(runtime: Runtime, futures: Iterable[Future[Any]]) -> None:
+    """End calls that the test went on without; those that an interrupt took from it end in their own time."""
+    if runtime.interrupted or _is_interrupt():
+        return
+    for future in futures:
+        with suppress(RuntimeError):  # the engine's loop, and the call with it, has ended already
+            future.cancel()
+
+
+def _is_interrupt() -> bool:
+    """Tell whether Ctrl-C is what ends the present wait.
+
+    `asyncio.Runner` turns it into the cancellation of its task, and keeps to itself that it did. Should it not tell any
+    more one day, such a call is cancelled at once.
+    """
+    runner = getattr(getattr(signal.getsignal(signal.SIGINT), "func", None), "__self__", None)
+    return isinstance(sys.exception(), KeyboardInterrupt) or bool(getattr(runner, "_interrupt_count", 0))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+async def _settled(loop: asyncio.AbstractEventLoop, future: Future[T]) -> T:
+    """Wait for a future of another thread; unlike `asyncio.wrap_future`, cancel it not when the wait is cancelled."""
+    settled = asyncio.Event()
+
+    def tell(_: Future[T]) -> None:
+        with suppress(RuntimeError):  # the test's loop is closed
+            loop.call_soon_threadsafe(settled.set)
+
+    future.add_done_callback(tell)
+    await settled.wait()
+    if future.cancelled():
+        raise asyncio.CancelledError
+    return future.result()
