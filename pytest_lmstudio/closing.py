@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pytest_lmstudio.engine.cache import count
 from pytest_lmstudio.record.build import RunFacts, build_report
-from pytest_lmstudio.record.events import EventWriter, iso_of, read_events
+from pytest_lmstudio.record.events import iso_of, read_events
 from pytest_lmstudio.record.stats import tally
 from pytest_lmstudio.report.bundle import write_bundle
+from pytest_lmstudio.report.files import write_whole
 from pytest_lmstudio.report.json import write_report
-from pytest_lmstudio.server.logs import find_log, tail_of
+from pytest_lmstudio.server.logs import Span, embedded_log, in_time, lmstudio_log
 from pytest_lmstudio.text import printable
 from pytest_lmstudio.values import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from pytest_lmstudio.record.events import Event, Events
+    from pytest_lmstudio.server.embedded import EmbeddedServer
+    from pytest_lmstudio.server.logs import ServerLog
     from pytest_lmstudio.session import Run
 
 
 def judge(run: Run, exit_status: int | None) -> dict[str, Any] | None:
     """Return the report as of now, None when the run made no call."""
-    log = read_events(run.folder / "events.jsonl")
+    return _report(run, read_events(run.folder / "events.jsonl"), exit_status)
+
+
+def _report(run: Run, log: Events, exit_status: int | None) -> dict[str, Any] | None:
     settings, gathered = run.own_server.settings(), run.gathered
     facts = RunFacts(
         run_id=run.run_id,
         started_at=iso_of(run.started_s),
-        duration_s=round(time.time() - run.started_s, 3),
+        duration_s=round(run.clock.now_s() - run.started_s, 3),
         pipeline_version=settings.pipeline_version,
         plugin_version=run.plugin_version,
         exit_status=exit_status,
@@ -42,7 +49,7 @@ def judge(run: Run, exit_status: int | None) -> dict[str, Any] | None:
         interrupted=run.interrupted,
         cache_entries=None if settings.cache == "off" else count(Path(settings.dir, "cache")),
         damaged_lines=log.damaged_lines,
-        problems=tuple(run.problems),
+        problems=_problems(run),
     )
     report = build_report(log.events, run=facts)
     return report if report["calls"]["total"] else None
@@ -50,20 +57,37 @@ def judge(run: Run, exit_status: int | None) -> dict[str, Any] | None:
 
 def write(run: Run, exit_status: int) -> dict[str, Any] | None:
     """Write the report into the run's folder, and where else it is wanted; return it."""
-    report = judge(run, exit_status)
+    run.endings.settle_all()
+    log = read_events(run.folder / "events.jsonl")
+    server_log = _server_log(run, log.events)
+    if server_log is not None:
+        run.endings.server_log({**server_log.fields(), "exited": _is_dead(run.own_server.running)})
+        log = read_events(run.folder / "events.jsonl")
+    report = _report(run, log, exit_status)
     if report is None:
         return None
-    common = {"run_id": run.run_id, "worker": "main", "pipeline_version": run.settings.pipeline_version}
-    with EventWriter(run.folder / "events.jsonl", common) as events:
-        events.write("run_end", exit_status=exit_status, tests=report["tests"])
+    if report["gate"]["failed"] and exit_status == 0:
+        report["exit_status"] = 1  # as the session will end: nobody watched the loop of a test that got `lm` late
+    run.endings.finish(report, interrupted=run.interrupted, problems=_problems(run))
+    run.settle()
     _put(run, run.folder / "report.json", lambda path: write_report(report, path))
     if run.settings.report:
         _put(run, Path(run.settings.report), lambda path: write_report(report, path))
     if run.settings.html:
         _put(run, Path(run.settings.html), lambda path: _write_page(run, report, path))
+    if server_log is not None and _is_dead(run.own_server.running):
+        dead = server_log.text.encode("utf-8", "replace")
+        _put(run, run.folder / "embedded.log", lambda path: write_whole(path, [dead]))
     if report["escalation"]["escalate"]:
-        _put(run, run.folder, lambda folder: write_bundle(folder, report, os.environ, _server_log(run)))
+        tail = server_log.text if server_log else None
+        _put(run, run.folder, lambda folder: write_bundle(folder, report, os.environ, tail))
     return report
+
+
+def _problems(run: Run) -> tuple[str, ...]:
+    """Return what the run met besides calls, a line each."""
+    failed = run.endings.failed
+    return (*run.problems, *([f"tests are missing from the log: {failed}"] if failed else ()))
 
 
 def _put(run: Run, path: Path, write: Callable[[Path], object]) -> None:
@@ -81,12 +105,27 @@ def _write_page(run: Run, report: dict[str, Any], path: Path) -> None:
     write_page(report, calls_of(read_events(run.folder / "events.jsonl").events), path)
 
 
-def _server_log(run: Run) -> str | None:
-    """Return the end of the server's log, where it is on this machine."""
-    if run.own_server.running is not None:
-        return tail_of(run.own_server.running.log_path)
-    path = find_log(Path.home(), run.started_s) if is_loopback(run.settings.url) else None
-    return tail_of(path) if path else None
+def _server_log(run: Run, events: Sequence[Event]) -> ServerLog | None:
+    """Return the server's log where it is on this machine and something went wrong; else it is nobody's business."""
+    if not any(event["event"] == "gen_error" for event in events) and not run.gathered.workers_crashed:
+        return None
+    own, url = run.own_server.running, run.settings.url
+    if own is not None:
+        return in_time(lambda: embedded_log(own.log_path))
+    if not is_loopback(url) or not _may_be_lmstudio(events):
+        return None
+    span = Span(run.started_s, run.clock.now_s())
+    return in_time(lambda: lmstudio_log(Path.home(), urlsplit(url).port, span))
+
+
+def _may_be_lmstudio(events: Sequence[Event]) -> bool:
+    """Tell whether the server said that it is LM Studio, or did not say what it is."""
+    seen = [event.get("server") for event in events if event["event"] == "preflight"]
+    return all(server.get("kind") in ("lmstudio", None) for server in seen if isinstance(server, dict))
+
+
+def _is_dead(own: EmbeddedServer | None) -> bool:
+    return own is not None and not own.is_alive()
 
 
 def remember_lost(run: Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_lmstudio.client.lm import LM, AsyncLM
+    from pytest_lmstudio.reply import Reply
     from pytest_lmstudio.session import Run
 
 #: Tests whose fixture closure holds one of these ask the model.
@@ -36,6 +37,24 @@ def alm(request: pytest.FixtureRequest) -> Iterator[AsyncLM]:
     client = _run(request.config).async_client(request.node)
     yield client
     client.close()
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return the fields of this test's case, of which `@pytest.mark.llm_cases(...)` made one test each."""
+    from pytest_lmstudio.cases.asked import row_of
+
+    return row_of(request)
+
+
+@pytest.fixture
+def reply(request: pytest.FixtureRequest, case: dict[str, Any]) -> Reply:
+    """Return the answer to this test's case; it was asked while the tests before it ran."""
+    __tracebackhide__ = True
+    from pytest_lmstudio.cases.asked import reply_to
+
+    del case  # asked for so that the test has one
+    return reply_to(_run(request.config), request.node)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+#: What collecting found wrong, a line each; told when it is over, so that a worker can let the controller tell it.
+PROBLEMS = pytest.StashKey[list[str]]()
+
+
 class Flag(NamedTuple):
     """One setting's names.
 

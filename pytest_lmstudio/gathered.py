@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lmstudio import outcome
+from pytest_lmstudio.record.stats import counted_as
 
 if TYPE_CHECKING:
     import pytest
+
+
+class Ending(NamedTuple):
+    """How a test ended, as far as its reports have come.
+
+    Attributes:
+        outcome: the word that it counts as.
+        llm: whether it is an LM test.
+        ran: whether it was more than skipped.
+        lost_to: the kind of the error that a lost test was lost to, None for any other.
+    """
+
+    outcome: str
+    llm: bool
+    ran: bool
+    lost_to: str | None = None
+
+    @property
+    def concerned(self) -> bool:
+        """Whether the model has to do with it."""
+        return self.llm or self.lost_to is not None
 
 
 class Gathered:
@@ -23,6 +45,7 @@ class Gathered:
     def __init__(self) -> None:
         self.outcomes: dict[str, set[str]] = {}
         self.llm_tests: set[str] = set()
+        self._marked: set[str] = set()
         self.reasons: dict[str, str] = {}
         self.workers_crashed = 0
 
@@ -34,8 +57,18 @@ class Gathered:
         self.outcomes.setdefault(report.nodeid, set()).add(word)
         if word == "lm_error":
             self.reasons.setdefault(report.nodeid, str(outcome.facts_of(report).get("lost")))
-        if outcome.facts_of(report).get("llm") and word != "skipped":
-            self.llm_tests.add(report.nodeid)
+        if outcome.facts_of(report).get("llm"):
+            self._marked.add(report.nodeid)
+            if word != "skipped":
+                self.llm_tests.add(report.nodeid)
+
+    def ending(self, nodeid: str) -> Ending | None:
+        """Return how a test ended, None when nothing that counts was reported of it."""
+        word = counted_as(self.outcomes.get(nodeid, ()))
+        if word is None:
+            return None
+        lost_to = self.reasons[nodeid].partition("]")[0].removeprefix("[") if word == "lm_error" else None
+        return Ending(word, nodeid in self._marked, nodeid in self.llm_tests, lost_to)
 
     def lost(self) -> list[str]:
         """Return the tests that were lost, and did not fail in another phase."""

@@ -1,16 +1,25 @@
-"""The folder `.lmstudio`: what is kept there between runs, and for how long."""
+"""The folder `.lmstudio`: what is kept there between runs, for how long, and where a run goes that it does not take."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_lmstudio.files import read_small, replace_file
+from pytest_lmstudio.record.events import EVENTS_LOST, LOG
+from pytest_lmstudio.record.liveness import is_held
+from pytest_lmstudio.record.spare import gather, has_spare
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_lmstudio.records import Endpoint
 
 #: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
@@ -20,6 +29,8 @@ __tracebackhide__ = True
 KEPT_RUNS = 20
 #: A run without a report that was written to this recently may be in progress.
 _IN_PROGRESS_S = 86_400.0
+#: What the name of a run begins with; no other folder is deleted.
+_RUN_NAME = re.compile(r"\d{8}-\d{6}-")
 
 
 class Home:
@@ -36,21 +47,55 @@ class Home:
         self._models = self._folder / "models.json"
 
     def run(self, run_id: str) -> Path:
-        """Return the folder of a run."""
-        return self._runs / run_id
+        """Return the folder of a run: here, or its spare folder when it could not be made here."""
+        here, spare = self._runs / run_id, spare_folder(run_id)
+        return spare if not here.is_dir() and spare.is_dir() else here
 
-    def make_run(self, run_id: str) -> None:
-        """Make the folder of a run, for its owner's eyes, and let the oldest ones go."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ignore = self._folder / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n", encoding="ascii")
-        self.run(run_id).mkdir(parents=True, exist_ok=True)
-        prune(self._runs, keep=run_id)
+    def make_run(self, run_id: str) -> OSError | None:
+        """Make the folder of a run, for its owner's eyes, and let the oldest ones go.
 
-    def point_to(self, run_id: str) -> None:
-        """Let ``runs/latest`` name a run."""
-        _replace(self._runs / "latest", f"{run_id}\n")
+        Returns:
+            why it had to be made in the spare folder, None when all is well.
+
+        Raises:
+            OSError: it cannot be made there either.
+        """
+        here = self._runs / run_id
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            here.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            make_spare(run_id)
+            return error
+        # What follows helps, but a run does not depend on it.
+        with suppress(OSError):
+            prune(self._runs, keep=run_id)
+        with suppress(OSError):
+            if not (self._folder / ".gitignore").exists():
+                replace_file(self._folder / ".gitignore", [b"*\n"])
+        with suppress(OSError):
+            replace_file(self._runs / "latest", [f"{run_id}\n".encode()])
+        return None
+
+    def gather(self, run_id: str, *, here: bool = True) -> Path:
+        """Bring all events of a run together, from its folder and its spare one; return the folder that holds them.
+
+        Args:
+            run_id: the run.
+            here: whether they may be here, if the disk takes them.
+
+        Raises:
+            OSError: neither folder takes them.
+        """
+        own, spare = self._runs / run_id, spare_folder(run_id)
+        if here and (own.is_dir() or self.make_run(run_id) is None):
+            with suppress(OSError):
+                gather(own / LOG, spare, into=own / LOG)
+                with suppress(OSError):
+                    spare.rmdir()
+                return own
+        gather(own / LOG, spare, into=spare / LOG)
+        return spare
 
     def remembered_model(self, url: str, endpoint: Endpoint) -> str | None:
         """Return the model that was last resolved for a URL, by any run."""
@@ -63,21 +108,96 @@ class Home:
         if known.get(url, {}).get(endpoint) != model:
             known.setdefault(url, {})[endpoint] = model
             with suppress(OSError):
-                _replace(self._models, json.dumps(known, indent=1, sort_keys=True))
+                replace_file(self._models, [json.dumps(known, indent=1, sort_keys=True).encode()])
 
     def _known_models(self) -> dict[str, dict[str, Any]]:
         try:
-            known = json.loads(self._models.read_text(encoding="utf-8"))
+            known = json.loads(read_small(self._models))
         except (OSError, ValueError, RecursionError):
             return {}
         known = known if isinstance(known, dict) else {}
         return {url: names for url, names in known.items() if isinstance(names, dict)}
 
 
+def new_run_id() -> str:
+    """Return a name for a run that no other has; names sort as the runs began."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
+
+
+class Place:
+    """Where one run writes: its folder in `.lmstudio`, or its spare one.
+
+    Args:
+        folder: the setting `dir`.
+        run_id: the run.
+    """
+
+    def __init__(self, folder: str, run_id: str) -> None:
+        self._home = Home(folder)
+        self._run_id = run_id
+        self._settled: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Return the run's folder as of now."""
+        return self._settled or self._home.run(self._run_id)
+
+    def make_spare(self) -> Path:
+        """Make the run's spare folder."""
+        return make_spare(self._run_id)
+
+    def settle(self, close: Callable[[], object]) -> list[str]:
+        """Bring events together that went elsewhere; return what went wrong, a line each.
+
+        Args:
+            close: closes the log in this process, if there are such events.
+        """
+        spare = spare_folder(self._run_id)
+        if not has_spare(spare):
+            return []
+        close()
+        try:
+            self._settled = self._home.gather(self._run_id, here=self._settled != spare)
+        except OSError as error:
+            return [f"{EVENTS_LOST}: {error}"]
+        return []
+
+
+def shown(path: Path, base: Path) -> Path:
+    """Return a path as it is shown to somebody in a folder."""
+    with suppress(ValueError):
+        return path.relative_to(base)
+    return path
+
+
+def spare_folder(run_id: str) -> Path:
+    """Return where a run goes on when its own folder cannot be written to; every process of the run finds it."""
+    import tempfile
+
+    return Path(tempfile.gettempdir(), f"lmstudio-{run_id}")
+
+
+def make_spare(run_id: str) -> Path:
+    """Make the spare folder of a run, for its owner's eyes.
+
+    Raises:
+        OSError: it cannot be made, or belongs to somebody else.
+    """
+    folder = spare_folder(run_id)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:  # by another process of the run
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "geteuid") and found.st_uid != os.geteuid()):
+            raise
+    return folder
+
+
 def prune(runs: Path, *, keep: str) -> None:
-    """Delete all but the newest runs; one in progress stays."""
+    """Delete all but the newest runs; one in progress stays, and so does what is no run."""
     folders = sorted(
-        (entry for entry in runs.iterdir() if entry.is_dir() and not entry.is_symlink()), key=lambda f: f.name
+        (f for f in runs.iterdir() if _RUN_NAME.match(f.name) and f.is_dir() and not f.is_symlink()),
+        key=lambda f: f.name,
     )
     for folder in folders[: -KEPT_RUNS or None]:
         if folder.name != keep and not _in_progress(folder):
@@ -85,15 +205,10 @@ def prune(runs: Path, *, keep: str) -> None:
 
 
 def _in_progress(folder: Path) -> bool:
+    """Tell whether a run may still write here; one that was just begun has no log yet."""
+    log = folder / LOG
     try:
-        written_s = (folder / "events.jsonl").stat().st_mtime
+        written_s = (log if log.exists() else folder).stat().st_mtime
     except OSError:
         return False
-    return not (folder / "report.json").exists() and time.time() - written_s < _IN_PROGRESS_S
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    return is_held(log) or (not (folder / "report.json").exists() and time.time() - written_s < _IN_PROGRESS_S)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lmstudio import interrupt, marks, outcome, xdist
+from pytest_lmstudio import flags, marks, outcome, xdist
 from pytest_lmstudio.session import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from pytest_lmstudio.cases.ahead import Ahead
     from pytest_lmstudio.session import Run
 
 _NAME = "lmstudio-run"
@@ -36,16 +37,21 @@ def attach(config: pytest.Config) -> Run:
     run = open_run(config)
     if not config.pluginmanager.has_plugin(_NAME):
         config.pluginmanager.register(Worker(run) if run.is_worker else Controller(run), _NAME)
+        if not run.is_worker:
+            config.pluginmanager.register(run.announcer, f"{_NAME}-announcer")
     return run
 
 
 def take(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Take charge of the collected tests that ask the model; a wrong mark ends the run."""
     attach(config)
+    problems = config.stash.get(flags.PROBLEMS, [])
     try:
         marks.mark_items(items)
     except ValueError as error:
-        xdist.report_usage_error(config, items, str(error))
+        problems.append(str(error))
+    if problems:
+        xdist.report_usage_error(config, items, problems[0])
 
 
 class Live:
@@ -66,27 +72,38 @@ class Live:
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge the run when its tests are done; later would be too late for pytest's own summary."""
         run = self._run
-        if not session.config.option.collectonly and any(map(marks.needs_server, getattr(session, "items", ()))):
+        if session.config.option.collectonly:
+            return (yield)
+        if any(map(marks.needs_server, getattr(session, "items", ()))):
             run.start_server(_say(session.config))
+        run.begin()
+        run.ahead = _lookahead(run, session)
         try:
-            with interrupt.sigterm_interrupts(lambda: not run.is_worker and run.made_calls):
-                return (yield)
+            return (yield)
         except (KeyboardInterrupt, pytest.exit.Exception) as stop:
             if type(stop) in {KeyboardInterrupt, pytest.exit.Exception}:
                 run.interrupt()
             raise
         finally:
-            if not run.is_worker and not run.interrupted and not session.config.option.collectonly:
+            if run.ahead is not None:
+                run.ahead.close(interrupted=run.interrupted)
+            if not run.is_worker and not run.interrupted:
                 run.close_calls()
                 session.testsfailed += run.gate_failed()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Book the calls that follow to this test."""
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
+        """Book the calls that follow to this test, and begin those of the tests behind it."""
         run = self._run
         run.begin_test(item.nodeid)
+        if run.ahead is not None:
+            run.ahead.begin_test(item, nextitem)
         result = yield
-        if run.is_worker and run.interrupted_elsewhere:
+        if run.ahead is not None:
+            run.ahead.end_test(item)
+        if run.interrupted:
             item.session.shouldstop = "the run was interrupted"
         return result
 
@@ -111,6 +128,7 @@ class Worker(Live):
     def pytest_sessionfinish(self) -> None:
         """End the calls of this worker."""
         self._run.close_calls()
+        self._run.interrupts.done()
         xdist.send_problems(self._run.config, self._run.problems)
 
 
@@ -126,6 +144,12 @@ class Controller(Live):
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count the outcome of a test."""
         self._run.gathered.note(report)
+        if report.when not in {"setup", "call", "teardown"}:
+            self._run.endings.settle(report.nodeid)  # of a crashed worker, which cannot say that the test is over
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Let the log tell how a test ended, all reruns of it included."""
+        self._run.endings.settle(nodeid)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -135,7 +159,9 @@ class Controller(Live):
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:
         """Take over what a worker found wrong, and note that it died."""
-        self._run.gathered.workers_crashed += error is not None
+        if error not in {None, "keyboard-interrupt"}:
+            self._run.gathered.workers_crashed += 1
+            self._run.endings.worker_crashed(node.gateway.id)
         self._run.problems += xdist.received_problems(node)
 
     @pytest.hookimpl(trylast=True)
@@ -152,6 +178,16 @@ class Controller(Live):
             if number == 0:
                 terminalreporter.write_sep("=", "LM Studio")
             terminalreporter.write_line(line.text, **line.markup)
+
+
+def _lookahead(run: Run, session: pytest.Session) -> Ahead | None:
+    """Return what asks declared cases before their tests run, None when there are none."""
+    items = getattr(session, "items", [])
+    if not any("reply" in getattr(item, "fixturenames", ()) for item in items):
+        return None
+    from pytest_lmstudio.cases.ahead import Ahead
+
+    return Ahead(run, None if run.is_worker else items)
 
 
 def _say(config: pytest.Config) -> Any:

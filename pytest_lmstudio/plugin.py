@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio import flags, hooks
-from pytest_lmstudio.fixtures import FIXTURES, alm, lm, lm_session
+from pytest_lmstudio.fixtures import FIXTURES, alm, case, lm, lm_session, reply
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["alm", "lm", "lm_session"]
+__all__ = ["alm", "case", "lm", "lm_session", "reply"]
 
 _MARKER = (
     "llm(timeout=..., first_token_timeout=..., inter_token_timeout=..., retries=..., backoff=..., model=..., "
     "cache=..., stream=..., max_tokens=..., temperature=..., seed=..., system=...): how the calls of this test go "
     "(times in seconds); tests that use lm, alm or reply have this mark by themselves"
+)
+_CASES = (
+    "llm_cases(path_or_list, prompt=..., messages=..., system=..., schema=..., id=..., **params): one test a case, "
+    "with the fixtures `reply` and `case`; texts are templates such as 'Sentiment of: {text}'"
 )
 
 
@@ -44,6 +48,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; in a run of several processes, be ready for what workers and controller tell each other."""
     config.addinivalue_line("markers", _MARKER)
+    config.addinivalue_line("markers", _CASES)
     several = hasattr(config, "workerinput") or config.getoption("dist", "no") != "no"
     if not _only_explains(config) and (several or flags.any_given(config)):
         from pytest_lmstudio import live
@@ -51,10 +56,19 @@ def pytest_configure(config: pytest.Config) -> None:
         live.attach(config)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one test of each declared case."""
+    mark = metafunc.definition.get_closest_marker("llm_cases")
+    if mark is not None:
+        from pytest_lmstudio.cases.declare import declare
+
+        declare(metafunc, mark)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests that use the model, before ``-m`` selects."""
-    if any(_concerns_us(item) for item in items):
+    if flags.PROBLEMS in config.stash or any(_concerns_us(item) for item in items):
         from pytest_lmstudio import live
 
         live.take(config, items)

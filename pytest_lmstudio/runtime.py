@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_lmstudio.clock import Clock
 from pytest_lmstudio.engine.booking import Books
-from pytest_lmstudio.engine.breaker import Breaker, BreakerState
-from pytest_lmstudio.engine.cache import AnswerCache, next_run
+from pytest_lmstudio.engine.breaker import Breaker
+from pytest_lmstudio.engine.cache import AnswerCache, prepare
 from pytest_lmstudio.engine.call import Engine
+from pytest_lmstudio.engine.changes import Changes
 from pytest_lmstudio.engine.coalesce import Coalescer
+from pytest_lmstudio.engine.drain import Drain, cut_off_all
+from pytest_lmstudio.engine.locks import LockError
 from pytest_lmstudio.engine.loop import Loop
 from pytest_lmstudio.engine.pressure import Pressure
 from pytest_lmstudio.engine.shared import Shared
@@ -20,13 +23,15 @@ from pytest_lmstudio.engine.slots import Slots
 from pytest_lmstudio.engine.timeouts import Timeouts
 from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.errors import LMError, LMRequestError
-from pytest_lmstudio.home import Home
+from pytest_lmstudio.home import Home, make_spare
 from pytest_lmstudio.lazy import once_property
-from pytest_lmstudio.record.events import EventWriter
+from pytest_lmstudio.record.events import EVENTS_LOST, LOG, EventWriter
 from pytest_lmstudio.server.preflight import Preflight
 from pytest_lmstudio.text import printable, redact
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from pytest_lmstudio.engine.retry import RetryStrategy
     from pytest_lmstudio.records import Endpoint
     from pytest_lmstudio.settings import Settings
@@ -50,6 +55,8 @@ class Identity:
         number: 0 for the first worker, 1 for the next.
         shared_dir: the folder that the run's processes share, None when there is only this one.
         plugin_version: as installed.
+        clock: the run's time.
+        started_at: when the session began, UTC, ISO 8601; None when that is not known.
     """
 
     run_id: str
@@ -57,6 +64,8 @@ class Identity:
     number: int
     shared_dir: str | None
     plugin_version: str
+    clock: Clock = field(default_factory=Clock.set_now)
+    started_at: str | None = None
 
 
 class Runtime:
@@ -86,7 +95,7 @@ class Runtime:
         self._fixed_model = fixed_model
         self._home = Home(settings.dir)
         self._problems: set[str] = set()
-        self._closing = False
+        self._draining: Future[None] | None = None
         self._models: dict[str, str] = {}
 
     @once_property
@@ -99,18 +108,25 @@ class Runtime:
     def problem(self) -> LMError | None:
         """Return why no call can be made at all, None when all is well."""
         try:
+            _ = self.shared
+        except LockError as error:
+            return LMRequestError(str(error))
+        except OSError as error:
+            msg = f"the folder for temporary files cannot be used ({printable(error)}): set TMPDIR to one with room"
+            return LMRequestError(msg)
+        try:
             _ = self.folder
         except OSError as error:
-            msg = f"{printable(self.settings.dir)} cannot be written to ({error.strerror}): mend --lmstudio-dir"
-            return LMRequestError(msg)
+            places = f"neither {printable(self.settings.dir)} nor the folder for temporary files"
+            why = f"{places} can be written to ({printable(error)}): name a folder with room with --lmstudio-dir"
+            return LMRequestError(why)
         return None
 
     @once_property
     def folder(self) -> Path:
         """Return the run's folder; the first process that asks makes it and opens the run."""
-        folder = self._home.run(self.identity.run_id)
-        self.shared.once_blocking("open", lambda: self._open(folder))
-        return folder
+        self.shared.once_blocking("open", self._open)
+        return self._home.run(self.identity.run_id)
 
     @once_property
     def events(self) -> EventWriter:
@@ -128,15 +144,13 @@ class Runtime:
         if self.settings.cache == "off":
             return None
         events, folder = self.events, self._home.cache
+
+        def note(problem: str) -> None:
+            self._note(events, problem)
+
         with self.shared.alone("cache"):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            number = self.shared.once_blocking("cache-run", lambda: {"number": next_run(folder)})["number"]
-            return AnswerCache(
-                folder,
-                size=self.settings.cache_size,
-                run=number,
-                on_problem=lambda problem: self._note(events, problem),
-            )
+            number, way = self.shared.once_blocking("cache-run", lambda: prepare(folder, note)._asdict()).values()
+            return AnswerCache(folder, size=self.settings.cache_size, run=number, on_problem=note, way=way)
 
     @once_property
     def loop(self) -> Loop:
@@ -165,24 +179,28 @@ class Runtime:
         """Return what calls go through."""
         settings = self.settings
         default_s = settings.timeout if isinstance(settings.timeout, float) else 45.0
-        pressure = Pressure(self.shared, settings.concurrency, settings.latency_threshold, self._limit_changed)
+        changes = Changes(self.events, settings.breaker)
+        pressure = Pressure(self.shared, settings.concurrency, settings.latency_threshold, changes.limit)
         if self.cache is not None:
             self.loop.call(self.cache.keep)
-        return Engine(
+        engine = Engine(
             transport=self.transport,
             slots=Slots(self.shared, settings.concurrency, pressure, self.identity.number % settings.concurrency),
             pressure=pressure,
-            breaker=Breaker(self.shared, settings.breaker, self._breaker_changed),
+            breaker=Breaker(self.shared, settings.breaker, changes.breaker),
             coalescer=Coalescer(self.shared),
             cache=self.cache,
             writer=self._store_thread,
             books=self.books,
             strategy=self._strategy,
-            timeouts=Timeouts(default_s),
+            timeouts=Timeouts(self.shared, default_s),
             ready=self.preflight.ready,
             model_back=self.preflight.model_back,
             interrupted=lambda: self.interrupted,
         )
+        if self.identity.shared_dir:
+            self._drain(engine)
+        return engine
 
     @once_property
     def _store_thread(self) -> ThreadPoolExecutor:
@@ -215,12 +233,15 @@ class Runtime:
             self._home.remember_model(self.settings.url, endpoint, model)
 
     def interrupt(self) -> None:
-        """Let no process of the run send anything more; what is in flight goes on."""
+        """Let no process of the run send anything more; calls that wait end now, those in flight have some seconds."""
         self.shared.interrupt()
+        if self._draining is None and "engine" in self.__dict__ and self.loop.usable:
+            self._drain(self.engine)
 
-    def hurry(self) -> None:
-        """Wait for no call in flight any more."""
-        self._closing = True
+    def _drain(self, engine: Engine) -> None:
+        """End the calls of this process once the run is interrupted, whichever process notes it."""
+        limit_s = DRAIN_S if self.identity.shared_dir is None else _WORKER_DRAIN_S
+        self._draining = self.loop.submit(Drain(self.shared, engine, limit_s).watch())
 
     @property
     def interrupted(self) -> bool:
@@ -237,9 +258,7 @@ class Runtime:
         if "loop" in opened and self.loop.usable:
             if interrupted:
                 self.interrupt()
-            if interrupted and "engine" in opened:
-                self.loop.run(self.engine.end_waiting())
-            self.loop.finish(self._drain_s())
+            self._end_calls()
             self.loop.run(self._release())
             self.loop.close()
         if "_store_thread" in opened:
@@ -254,7 +273,17 @@ class Runtime:
         if "events" not in opened:
             return []
         self.events.close()
-        return [f"events are missing from the log: {self.events.failed}"] if self.events.failed else []
+        return [f"{EVENTS_LOST}: {self.events.failed}"] if self.events.failed else []
+
+    def _end_calls(self) -> None:
+        """End what is in flight, in its own time when the run was interrupted; else nobody asks for it any more."""
+        draining = self._draining
+        if draining is not None and self.interrupted:
+            self.loop.wait(draining)
+        elif draining is not None:
+            self._draining = None
+            draining.cancel()
+        self.loop.run(cut_off_all())
 
     async def _release(self) -> None:
         """Give back what the loop's thread holds."""
@@ -263,24 +292,21 @@ class Runtime:
         if self.__dict__.get("cache") is not None:
             self.__dict__["cache"].release()
 
-    def _drain_s(self) -> float:
-        """Return how long calls in flight may still take; a second interrupt, which ends the first close, gives 0."""
-        since_s, again, self._closing = self.shared.interrupted_s, self._closing, True
-        if not since_s or again:
-            return 0.0
-        limit_s = DRAIN_S if self.identity.shared_dir is None else _WORKER_DRAIN_S
-        return max(0.0, limit_s - (time.monotonic() - since_s))
-
-    def _open(self, folder: Path) -> dict[str, Any]:
-        self._home.make_run(folder.name)
+    def _open(self) -> dict[str, Any]:
+        run_id = self.identity.run_id
+        refused = self._home.make_run(run_id)
+        folder = self._home.run(run_id)
         with self._writer(folder) as events:
             events.write(
                 "run_start",
                 plugin_version=self.identity.plugin_version,
+                started_at=self.identity.started_at,
                 url=self.settings.url,
                 settings=self.settings.as_dict(),
             )
-        self._home.point_to(folder.name)
+            if refused is not None:
+                why = f"{self.settings.dir} cannot be written to ({refused.strerror})"
+                self._note(events, f"{why}: this run is in {folder}; name a folder of your own with --lmstudio-dir")
         return {"opened": True}
 
     def _writer(self, folder: Path) -> EventWriter:
@@ -289,27 +315,12 @@ class Runtime:
             "worker": self.identity.worker,
             "pipeline_version": self.settings.pipeline_version,
         }
-        return EventWriter(folder / "events.jsonl", common)
-
-    def _breaker_changed(self, before: BreakerState, after: BreakerState) -> None:
-        if after.phase == 0:
-            self.events.write("breaker_closed", paused_s=round(after.paused_s - before.paused_s, 3))
-        else:
-            pause_s = self.settings.breaker.pause_s if self.settings.breaker else 0.0
-            self.events.write(
-                "breaker_open",
-                failures=after.failures,
-                pauses=after.pauses,
-                pause_s=pause_s,
-                gave_up=after.phase == 3,  # noqa: PLR2004  # BreakerState.phase
-            )
+        run_id, clock = self.identity.run_id, self.identity.clock
+        return EventWriter(folder / LOG, common, now_s=clock.now_s, spare=lambda: make_spare(run_id))
 
     def _log(self, event: str, **fields: object) -> None:
         """Write an event; the log is opened no sooner than it must."""
         self.events.write(event, **fields)
-
-    def _limit_changed(self, before: int, now: int, why: str) -> None:
-        self.events.write("concurrency_changed", limit=now, previous=before, reason=why)
 
     def _note(self, events: EventWriter, problem: str) -> None:
         if problem not in self._problems:

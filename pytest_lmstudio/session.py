@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import time
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lmstudio import interrupt, marks, options, outcome, xdist
+from pytest_lmstudio import hooks, marks, options, outcome, xdist
+from pytest_lmstudio.announce import Announcer
+from pytest_lmstudio.clock import Clock
+from pytest_lmstudio.common import Common
+from pytest_lmstudio.endings import Endings
 from pytest_lmstudio.gathered import Gathered
+from pytest_lmstudio.home import Place, new_run_id, shown
+from pytest_lmstudio.interrupt import Interrupts
 from pytest_lmstudio.lazy import once_property
 from pytest_lmstudio.own_server import OwnServer
 from pytest_lmstudio.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from pytest_lmstudio.client.caller import Scope
+    from pytest_lmstudio.cases.ahead import Ahead
+    from pytest_lmstudio.client.caller import Caller, Scope
     from pytest_lmstudio.client.lm import LM, AsyncLM
     from pytest_lmstudio.engine.retry import RetryStrategy
+    from pytest_lmstudio.engine.shared import Shared
+    from pytest_lmstudio.record.events import EventWriter
     from pytest_lmstudio.report.terminal import Line
     from pytest_lmstudio.runtime import Runtime
-
-#: Lost tests that are named at the end of a session.
-_SHOWN_LOST = 10
 
 
 class Run:
@@ -39,19 +42,25 @@ class Run:
         sent = xdist.worker_input(config)
         self.received: dict[str, Any] | None = (sent or {}).get("lmstudio")
         self.worker: str = sent["workerid"] if sent else "main"
-        self.run_id: str = self.received["run_id"] if self.received else _new_run_id()
+        self.run_id: str = self.received["run_id"] if self.received else new_run_id()
         self.starts_workers = False
-        self.started_s = time.time()
+        self.clock = Clock(self.received["clock_offset_s"]) if self.received else Clock.set_now()
+        self.started_s: float = self.received["started_s"] if self.received else self.clock.now_s()
+        self.place = Place(self.settings.dir, self.run_id)
         self.scope: Scope | None = None
+        self.ahead: Ahead | None = None
         self.gathered = Gathered()
+        self.announcer = Announcer(lambda: self.folder / "events.jsonl")
+        self.endings = Endings(self.gathered, self._open_log)
         self.problems: list[str] = []
         self.nodeid = ""
-        self.interrupted = False
+        self._interrupted = False
         self.own_server = OwnServer(self.settings)
         self.report: dict[str, Any] | None = None
         self.unwritten: list[str] = []
-        self._temporary: str | None = None
-        self._restore_handler: Callable[[], None] = lambda: None
+        self.common = Common(self.settings.concurrency, (self.received or {}).get("shared_dir"))
+        self.interrupts = Interrupts(lambda: self.made_calls, self._mark_interrupt, self._hurry)
+        self._unreported = False
 
     @once_property
     def plugin_version(self) -> str:
@@ -83,8 +92,7 @@ class Run:
         """Return the back-off, None when nobody knows its name."""
         name = self.settings.retry_strategy
         if name not in options.STRATEGIES:
-            found: RetryStrategy | None = self.config.hook.pytest_lmstudio_retry_strategy(name=name)
-            return found
+            return hooks.own_strategy(self.config, name)
         from pytest_lmstudio.engine.retry import STRATEGIES
 
         return STRATEGIES[name]
@@ -101,21 +109,15 @@ class Run:
 
     def start_server(self, say: Callable[[str], object]) -> None:
         """Start the embedded server, if the run uses one and has not got it."""
-        self.own_server.start(self.temporary_folder, say)
-
-    def temporary_folder(self) -> str:
-        """Return a folder on a local disk for this run alone."""
-        if self._temporary is None:
-            import tempfile
-
-            self._temporary = tempfile.mkdtemp(prefix="pytest-lmstudio-")
-        return self._temporary
+        self.own_server.start(self.common.folder, say)
 
     def for_worker(self) -> dict[str, Any]:
         """Return what a worker must know; plain data, and no secret."""
         return {
             "run_id": self.run_id,
-            "shared_dir": self.temporary_folder(),
+            "clock_offset_s": self.clock.offset_s,
+            "started_s": self.started_s,
+            "shared_dir": self.common.folder(),
             "settings": self.own_server.settings().as_dict(),
             "fixed_model": self.own_server.model(),
         }
@@ -125,11 +127,14 @@ class Run:
     @once_property
     def runtime(self) -> Runtime:
         """Return what this process opens for its calls."""
+        from pytest_lmstudio.record.events import iso_of
         from pytest_lmstudio.runtime import Identity, Runtime
 
+        self.announcer.start()
         received = self.received or {}
         number = int("".join(filter(str.isdigit, self.worker)) or 0)
-        identity = Identity(self.run_id, self.worker, number, received.get("shared_dir"), self.plugin_version)
+        shared_dir, started_at = received.get("shared_dir"), iso_of(self.started_s)
+        identity = Identity(self.run_id, self.worker, number, shared_dir, self.plugin_version, self.clock, started_at)
         return Runtime(
             Settings.from_dict(received["settings"]) if received else self.own_server.settings(),
             identity,
@@ -153,15 +158,16 @@ class Run:
         """Return a client for a test, or (None) for whichever test is being set up."""
         from pytest_lmstudio.client.lm import LM
 
-        return LM(self._caller(item))
+        return LM(self.caller(item))
 
     def async_client(self, item: pytest.Item) -> AsyncLM:
         """Return a client for an async test."""
         from pytest_lmstudio.client.lm import AsyncLM
 
-        return AsyncLM(self._caller(item))
+        return AsyncLM(self.caller(item))
 
-    def _caller(self, item: pytest.Item | None) -> Any:
+    def caller(self, item: pytest.Item | None) -> Caller:
+        """Return what plans and begins calls for a test, or (None) for whichever test is being set up."""
         from pytest_lmstudio.client.caller import Caller
 
         if item is None:
@@ -188,38 +194,70 @@ class Run:
 
     # After the tests.
 
+    def begin(self) -> None:
+        """Be ready for interrupts, and to report what comes."""
+        self.interrupts.watch()
+        self._unreported = not self.is_worker
+
     def interrupt(self) -> None:
         """Note the interrupt, and let no process of the run send anything more."""
-        self.interrupted = True
+        self._interrupted = True
+        self.interrupts.noted()
         if "runtime" in self.__dict__:
-            self._restore_handler = interrupt.hurried_by_the_next(self.runtime.hurry)
             self.runtime.interrupt()
-        elif self._temporary is not None:
-            from pytest_lmstudio.engine.shared import Shared
-
-            shared = Shared(Path(self._temporary), self.settings.concurrency)
-            shared.interrupt()
-            shared.close()
+        elif (numbers := self.common.numbers(make=True)) is not None:
+            numbers.interrupt()
 
     @property
-    def interrupted_elsewhere(self) -> bool:
-        """Tell whether another process noted an interrupt."""
-        return "runtime" in self.__dict__ and self.runtime.interrupted
+    def interrupted(self) -> bool:
+        """Tell whether the run was interrupted, here or in another process."""
+        if self._interrupted or self.is_worker or "runtime" in self.__dict__:
+            return self._interrupted or ("runtime" in self.__dict__ and self.runtime.interrupted)
+        numbers = self.common.numbers()
+        return numbers is not None and numbers.interrupted_s > 0
+
+    def _opened_numbers(self) -> Shared | None:
+        """Return what the processes of the run share, if this one uses it; for signal handlers, so without any wait."""
+        runtime = self.__dict__.get("runtime")
+        return runtime.__dict__.get("shared") if runtime is not None else self.common.opened
+
+    def _mark_interrupt(self) -> None:
+        if (numbers := self._opened_numbers()) is not None:
+            numbers.interrupt()
+
+    def _hurry(self) -> None:
+        if (numbers := self._opened_numbers()) is not None:
+            numbers.hurry()
 
     def close_calls(self) -> None:
         """End the calls of this process."""
         if "runtime" in self.__dict__:
             self.problems += self.runtime.close(interrupted=self.interrupted)
+        self.settle()
+
+    def settle(self) -> None:
+        """Bring events together that went elsewhere, since their log did not take them."""
+        if not self.is_worker:
+            self.problems += self.place.settle(self.endings.close)
 
     @property
     def folder(self) -> Path:
         """Return where this run writes."""
-        return Path(self.settings.dir, "runs", self.run_id)
+        return self.place.folder
 
     @property
     def made_calls(self) -> bool:
         """Tell whether any process of the run made a call."""
         return (self.folder / "events.jsonl").exists()
+
+    def _open_log(self) -> EventWriter | None:
+        """Return the log, for what this process adds to it as the one that sees all reports."""
+        if not self.made_calls:
+            return None
+        from pytest_lmstudio.record.events import EventWriter
+
+        common = {"run_id": self.run_id, "worker": "main", "pipeline_version": self.settings.pipeline_version}
+        return EventWriter(self.folder / "events.jsonl", common, now_s=self.clock.now_s, spare=self.place.make_spare)
 
     def gate_failed(self) -> bool:
         """Tell whether more was lost than may be, as of now."""
@@ -234,40 +272,35 @@ class Run:
         """Write the report, if the run made a call; tell whether its gate failed."""
         self.close_calls()
         if not self.made_calls:
+            self._unreported = False
             return False
         from pytest_lmstudio import closing
 
         self.report = closing.write(self, exit_status)
+        self._unreported = False
+        self.interrupts.done()
         closing.remember_lost(self)
         return self.report is not None and bool(self.report["gate"]["failed"])
 
     def lines(self, width: int) -> Iterator[Line]:
         """Yield the section at the end of the session."""
         if self.report is not None:
-            from pytest_lmstudio.report.terminal import Line, lines
+            from pytest_lmstudio.report.terminal import Line, lines, lost_lines
 
-            yield from lines(self.report, width=width, run_dir=_shown(self.folder, self.config.invocation_params.dir))
-            yield from (Line(text) for text in self._lost_lines())
+            yield from lines(self.report, width=width, run_dir=shown(self.folder, self.config.invocation_params.dir))
+            yield from lost_lines(self.endings.lost())
             yield from (Line(text, {"red": True}) for text in self.unwritten)
-
-    def _lost_lines(self) -> Iterator[str]:
-        """Yield which tests were lost, and to what."""
-        lost = self.gathered.lost()
-        for nodeid in lost[:_SHOWN_LOST]:
-            kind = self.gathered.reasons[nodeid].partition("]")[0].removeprefix("[")
-            yield f"{'lost':<14}{nodeid.encode('ascii', 'backslashreplace').decode()}: {kind}"
-        if len(lost) > _SHOWN_LOST:
-            yield f"{'':<14}and {len(lost) - _SHOWN_LOST} more"
 
     def close(self) -> None:
         """Give everything back."""
-        self._restore_handler()
         self.close_calls()
+        if self._unreported:  # pytest was broken off before it let us report
+            self.finish(pytest.ExitCode.INTERRUPTED)
+        self.interrupts.restore()
+        self.interrupts.done()
+        self.endings.close()
         self.own_server.stop()
-        if self._temporary is not None:
-            import shutil
-
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        self.common.close()
 
 
 RUN = pytest.StashKey[Run]()
@@ -289,13 +322,3 @@ def open_run(config: pytest.Config) -> Run:
         run = config.stash[RUN] = Run(config, resolved)
         run.check()
     return run
-
-
-def _new_run_id() -> str:
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
-
-
-def _shown(path: Path, base: Path) -> Path:
-    with suppress(ValueError):
-        return path.relative_to(base)
-    return path

@@ -1,4 +1,4 @@
-"""Text from outside made safe to show: no control characters, no secrets."""
+"""Text from outside made safe to show: no control characters, no commands to a CI system, no secrets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ _SHORTEST_PREFIX = 8
 
 _CUT = "..."
 
-# C0, DEL and C1; soft hyphen; bidirectional marks, embeddings and isolates; zero width space, line and paragraph
-# separators; invisible operators; byte order mark; interlinear marks; lone surrogates; tag characters, which hide text.
+# C0, DEL and C1; soft hyphen; fillers that show nothing; bidirectional marks, embeddings and isolates; zero width
+# space, line and paragraph separators; invisible operators; byte order mark; interlinear marks; lone surrogates; what
+# is no character, and so no XML either; musical controls; tag characters and selectors, which hide text.
 _UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ud800-\udfff\ufdd0-\ufdef\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
+    "\U0001d173-\U0001d17a\U0001fffe\U0001ffff\U000e0000-\U000e0fff]"
 )
+
+# What CI systems obey when they read it in a job's output: GitHub's ``::error::`` where a line begins (a long text may
+# be wrapped at any blank), and ``##[error]``, Azure's ``##vso[...]`` and ``##teamcity[...]`` wherever it stands.
+_CI_COMMAND = re.compile(r"(?<!\S):(?=:[A-Za-z])|#(?=#(?:vso|teamcity)?\[)", re.IGNORECASE)
 
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
@@ -32,6 +38,8 @@ _LM_STUDIO_TOKEN = re.compile(r"sk-lm-[\w:.~+/=-]*\w", re.ASCII)
 def printable(text: object, limit: int | None = None) -> str:
     r"""Return text on one line with every control character as a visible escape such as ``\x1b`` or ``\u202e``.
 
+    So is the first character of what a CI system would take for a command: ``\x3a:error::``.
+
     Args:
         text: anything; what is no str is shown by its ``str``.
         limit: longest result in characters; what is cut ends in ``...``. None is unlimited.
@@ -39,6 +47,7 @@ def printable(text: object, limit: int | None = None) -> str:
     whole = str(text)
     # No need to escape megabytes of which a line is shown; escapes only lengthen.
     shown = _UNPRINTABLE.sub(_escape, whole if limit is None else whole[: limit + 1])
+    shown = _CI_COMMAND.sub(_spelled, shown)
     if limit is None or len(shown) <= limit:
         return shown
     return shown[: max(limit - len(_CUT), 0)] + _CUT[: max(limit, 0)]
@@ -62,6 +71,10 @@ def without_userinfo(text: str) -> str:
 def _escape(match: re.Match[str]) -> str:
     char = match[0]
     return _NAMED.get(char) or char.encode("unicode_escape").decode("ascii")
+
+
+def _spelled(match: re.Match[str]) -> str:
+    return f"\\x{ord(match[0]):02x}"
 
 
 def mask(text: str, secret: str, shortest: int, shown: str = MASK) -> str:

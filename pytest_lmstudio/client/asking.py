@@ -43,9 +43,7 @@ class Asked(NamedTuple):
 
 def effective(settings: Settings, marker: Mapping[str, Any]) -> Settings:
     """Return the settings as a test's marker changes them."""
-    changed: dict[str, Any] = {
-        name: marker[name] for name in values.TRANSPORT if name in marker and name != "cache"
-    }
+    changed: dict[str, Any] = {name: marker[name] for name in values.TRANSPORT if name in marker and name != "cache"}
     if "cache" in marker:
         changed["cache"] = _cache_mode(settings, wanted=marker["cache"])
     return replace(settings, **changed) if changed else settings

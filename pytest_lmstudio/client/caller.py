@@ -175,19 +175,32 @@ class Caller:
 
     # Calling.
 
+    def start(self, plan: Planned) -> Call | Future[Call]:
+        """Return the call from the cache, or the future of one on its way; the first one may wait for the server."""
+        ready = self.ready(plan)
+        return self.begin(ready if ready is not None else self.runtime.loop.run(self.resolved(plan)))
+
     def begin(self, ready: Ready) -> Call | Future[Call]:
         """Return the call from the cache, or the future of one on its way."""
         request, failure = ready
         if failure is not None:
             return self.runtime.engine.refuse(request, failure)
-        entry = self._entry(request)
-        reply = reply_of(request, entry, cached=True) if entry is not None else None
+        reply = self.look(request)
         if reply is not None:
-            self.runtime.books.cached(request, "cache")
-            return Call(request, (), reply)
+            return self.hit(request, reply)
         if request.options.cache == "offline":
             return self._missed(request)
         return self.runtime.loop.submit(self.runtime.engine.call(request))
+
+    def look(self, request: Request) -> Reply | None:
+        """Return the answer that the cache holds; that is no call yet."""
+        entry = self._entry(request)
+        return reply_of(request, entry, cached=True) if entry is not None else None
+
+    def hit(self, request: Request, reply: Reply) -> Call:
+        """Make a call of an answer from the cache."""
+        self.runtime.books.cached(request, "cache")
+        return Call(request, (), reply)
 
     def replayed(self, ready: Ready) -> list[str] | None:
         """Return a cached answer in its pieces, or None when it must be asked for."""
@@ -197,16 +210,15 @@ class Caller:
         entry = self._entry(request)
         reply = reply_of(request, entry, cached=True) if entry is not None else None
         if entry is not None and reply is not None:
-            self.runtime.books.cached(request, "cache")
-            self.settle(Call(request, (), reply), None)
+            self.settle(self.hit(request, reply), None)
             return pieces_of(entry, reply.text)
         if request.options.cache == "offline":
             self.settle(self._missed(request), None)
         return None
 
-    def leave(self, begun: Iterable[Call | Future[Call]]) -> None:
-        """Go on without calls that were begun."""
-        leave(self.runtime, [one for one in begun if not isinstance(one, Call)])
+    def leave(self, begun: Iterable[Call | Future[Call]], cut: BaseException) -> None:
+        """Go on without calls that were begun; see `waiting.leave`."""
+        leave(self.runtime, [one for one in begun if not isinstance(one, Call)], cut)
 
     def open_stream(self, ready: Ready) -> Stream:
         """Start a stream."""

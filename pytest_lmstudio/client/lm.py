@@ -120,10 +120,10 @@ class LM:
         plans = self._caller.plan_map(prompts, system, params)
         begun: list[Call | Future[Call]] = []
         try:
-            begun.extend(self._start(plan) for plan in plans)
+            begun.extend(map(self._caller.start, plans))
             calls = [one if isinstance(one, Call) else self._wait(one) for one in begun]
-        except BaseException:
-            self._caller.leave(begun)
+        except BaseException as cut:
+            self._caller.leave(begun, cut)
             raise
         return self._caller.settle_map(calls, return_errors=return_errors)  # type: ignore[no-any-return]  # by overload
 
@@ -145,12 +145,8 @@ class LM:
             pieces.close()  # type: ignore[attr-defined]  # they are generators
 
     def _reply(self, plan: Planned) -> Reply:
-        started = self._start(plan)
+        started = self._caller.start(plan)
         return self._caller.settle(started if isinstance(started, Call) else self._wait(started), plan.schema)
-
-    def _start(self, plan: Planned) -> Call | Future[Call]:
-        ready = self._ready(plan)
-        return self._caller.begin(ready)
 
     def _ready(self, plan: Planned) -> Ready:
         known = self._caller.ready(plan)
@@ -231,13 +227,17 @@ class AsyncLM:
         """Ask many questions at once; see `LM.map`."""
         plans = self._caller.plan_map(prompts, system, params)
         begun: list[Call | Future[Call]] = []
+        cut: BaseException | None = None
+        calls: list[Call] = []
         try:
             for plan in plans:
                 begun.append(self._caller.begin(await self._ready(plan)))  # noqa: PERF401  # those begun must be left
             calls = [one if isinstance(one, Call) else await self._wait(one) for one in begun]
-        except BaseException:
-            self._caller.leave(begun)
-            raise
+        except BaseException as error:  # noqa: BLE001  # raised below, see `leave`
+            cut = error
+        if cut is not None:
+            self._caller.leave(begun, cut)
+            raise cut
         return self._caller.settle_map(calls, return_errors=return_errors)  # type: ignore[no-any-return]  # by overload
 
     def close(self) -> None:

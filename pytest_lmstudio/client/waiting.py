@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from concurrent.futures import Future
 
     from pytest_lmstudio.runtime import Runtime
@@ -24,13 +24,14 @@ def wait(runtime: Runtime, future: Future[T]) -> T:
     """Wait in the test's thread."""
     try:
         return runtime.loop.wait(future)
-    except BaseException:
-        leave(runtime, [future])
+    except BaseException as cut:
+        leave(runtime, [future], cut)
         raise
 
 
 async def wait_async(runtime: Runtime, future: Future[T]) -> T:
     """Wait in whichever event loop the test runs: asyncio's, or anyio's other one."""
+    cut: BaseException
     try:
         loop = _running_loop()
         if loop is not None:
@@ -38,16 +39,24 @@ async def wait_async(runtime: Runtime, future: Future[T]) -> T:
         from anyio import to_thread  # httpx brings it; only tests on trio need it here
 
         return await to_thread.run_sync(future.result, abandon_on_cancel=True)
-    except BaseException:
-        leave(runtime, [future])
-        raise
+    except BaseException as error:  # noqa: BLE001  # raised below
+        cut = error
+    leave(runtime, [future], cut)
+    raise cut
 
 
-def leave(runtime: Runtime, futures: Iterable[Future[Any]]) -> None:
-    """End calls that the test went on without; those that an interrupt took from it end in their own time."""
-    if runtime.interrupted or _is_interrupt():
+def leave(runtime: Runtime, futures: Sequence[Future[Any]], cut: BaseException | None = None) -> None:
+    """End calls that the test went on without; those that an interrupt took from it end in their own time.
+
+    Args:
+        runtime: what the process opened for calls.
+        futures: the calls.
+        cut: what ended the wait. A coroutine calls this when it does not handle that any more: then the exception that
+            is handled is the one that ends the test's event loop, if that is what cancelled the coroutine.
+    """
+    if runtime.interrupted or isinstance(cut, KeyboardInterrupt) or _is_interrupt():
         return
-    for future in futures:
+    for future in reversed(futures):  # else the slot of one goes to the next, which is sent for nothing
         with suppress(RuntimeError):  # the engine's loop, and the call with it, has ended already
             future.cancel()
 

@@ -87,6 +87,7 @@ async def run_attempt(  # one attempt needs all of it
     limits: Limits,
     check: Callable[[object], dict[str, Any]],
     on_piece: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Answer:
     """Send one request and return its whole answer.
 
@@ -101,33 +102,38 @@ async def run_attempt(  # one attempt needs all of it
         limits: how long it may take; those on tokens are for a request that asks for a stream.
         check: takes the body and returns it, or raises `wire.BadAnswer`.
         on_piece: called with each piece of text as it comes.
+        progress: told how far the attempt gets, for who may cancel it.
 
     Raises:
         AttemptFailed: no whole answer came.
     """
-    stale_reconnects = 0
     deadline = Deadline(limits)
-    started_s = time.monotonic()
-    progress = Progress(started_s)
+    progress = progress or Progress(time.monotonic())
     try:
         async with deadline:
             while True:
                 exchange = Exchange(progress, deadline, on_piece)
                 try:
-                    body = await exchange.body(transport, path, content, fresh=stale_reconnects > 0)
+                    body = await exchange.body(transport, path, content, fresh=progress.stale_reconnects > 0)
                     break
                 except Broken:
-                    if stale_reconnects or progress.fresh or progress.answered or progress.elapsed_ms() > _STALE_MS:
+                    if not _was_idle(progress):
                         raise
-                    stale_reconnects, progress = 1, Progress(started_s)
+                    progress.reconnect()
             body = check(body)
     except (TimeoutError, Broken, wire.BadAnswer, wire.StreamError, Refused) as error:
         failure = _failure(error, progress, limits, deadline.passed, content)
-        raise AttemptFailed(failure, progress.elapsed_ms(), stale_reconnects) from None
+        raise AttemptFailed(failure, progress.elapsed_ms(), progress.stale_reconnects) from None
     latency_ms = progress.elapsed_ms()
     first = progress.first_piece_s
     ttft_ms = None if first is None else (first - progress.started_s) * 1000
-    return Answer(body, latency_ms, ttft_ms, tuple(exchange.pieces), stale_reconnects)
+    return Answer(body, latency_ms, ttft_ms, tuple(exchange.pieces), progress.stale_reconnects)
+
+
+def _was_idle(progress: Progress) -> bool:
+    """Tell whether a connection that broke was most likely closed while it was idle."""
+    kept = not (progress.stale_reconnects or progress.fresh)
+    return kept and not progress.answered and progress.elapsed_ms() <= _STALE_MS
 
 
 def _failure(

@@ -115,9 +115,10 @@ class Books:
         """Record that a call was answered without a request of its own, by the ``cache`` or ``coalesced``."""
         self._write("gen_cached", request, source=source, prompt_chars=request.prompt_chars)
 
-    def abandoned(self, request: Request, attempt: int, latency_ms: float | None) -> None:
+    def abandoned(self, request: Request, attempt: int, latency_ms: float | None, stale_reconnects: int = 0) -> None:
         """Record that the test went on without the answer."""
-        self._write("gen_abandoned", request, attempt=attempt, latency_ms=latency_ms)
+        facts = {"attempt": attempt, "latency_ms": latency_ms, "stale_reconnects": stale_reconnects}
+        self._write("gen_abandoned", request, **facts)
 
     def clean(self, message: str, request: Request) -> str:
         """Return a message from outside without secrets, control characters and the prompt."""

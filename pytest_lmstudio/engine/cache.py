@@ -1,81 +1,97 @@
-"""The disk cache of answers. The only module that knows diskcache, and only a part of what that can do.
-
-diskcache unpickles what it finds (CVE-2025-69872), and follows the file names in its rows. A cache folder may come from
-somebody else, so here a key is text, a value is JSON text in its own row, and everything else is refused on every path.
-"""
+"""The disk cache of answers: which are kept, and which go."""
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
-from contextlib import closing, suppress
+from contextlib import suppress
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import diskcache
-
-from pytest_lmstudio.engine.vetting import is_closed_to_us, set_aside, vet
+from pytest_lmstudio.engine.database import (
+    LOCK_WAIT_S,
+    TRIES,
+    TROUBLE,
+    Nothing,
+    NotWritable,
+    ReadOnly,
+    count,
+    open_to_write,
+    patiently,
+)
+from pytest_lmstudio.engine.generation import Mark, next_run
+from pytest_lmstudio.engine.vetting import LARGEST_TAG, LARGEST_VALUE, is_closed_to_us, set_aside, vet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
-#: How long a locked database is waited for at once, and how often that is tried again. Then a look-up is a miss, and an
-#: answer is not stored. diskcache's own `retry=True` would try for ever, on a full disk too.
-_LOCK_WAIT_S = 0.05
-_TRIES = 100
-#: The last comes from a row whose number is the largest there is.
-_TROUBLE = (diskcache.Timeout, sqlite3.Error, OSError, OverflowError)
-_RAW = 1
+__all__ = ["AnswerCache", "Prepared", "Stored", "Way", "count", "prepare"]
 
-T = TypeVar("T")
+#: How a cache is used: stored to, read alone, or not at all.
+Way = Literal["write", "read", "none"]
+#: What SQLite says where locks or common memory do not work, as on network file systems, and elsewhere too.
+_SAID_WITHOUT_LOCKS = ("database is locked", "locking protocol", "disk i/o")
 
 
-class Refused(OSError):
-    """A row that we did not write; an OSError, since diskcache takes that for a miss."""
+class Prepared(NamedTuple):
+    """What the first process of a run found out about the cache.
+
+    Attributes:
+        number: the run's.
+        way: how the cache can be used.
+    """
+
+    number: int
+    way: Way
 
 
-class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Text keys, and text values in the row itself; no pickle, no files."""
+def prepare(folder: Path, on_problem: Callable[[str], None]) -> Prepared:
+    """Look a cache over before a run uses it, make its folder, and count the run; never raises.
 
-    def hash(self, key: object) -> int:
-        """Refuse: only sharded caches ask for it."""
-        del key
-        raise Refused
+    Args:
+        folder: the cache's.
+        on_problem: called with one line when something is wrong with it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Prepared(next_run(folder, vet(folder, LOCK_WAIT_S * TRIES)), "write")
+    except (*TROUBLE, ValueError, TypeError, KeyError) as error:
+        problem = error
+    if is_closed_to_us(problem):
+        return Prepared(0, _way_to_read(folder, problem, on_problem))
+    try:
+        aside = set_aside(folder)
+    except OSError:
+        on_problem(_unusable(folder, problem))
+        return Prepared(0, "none")
+    on_problem(f"the cache was damaged ({_said(problem)}) and was set aside as {aside}")
+    return Prepared(next_run(folder), "write")
 
-    def put(self, key: object) -> tuple[str, bool]:
-        """Return a key as its row holds it."""
-        if not isinstance(key, str):
-            raise Refused
-        return key, True
 
-    def get(self, key: object, raw: object) -> str | None:
-        """Return a row's key, or None for one that is no text."""
-        return key if raw and isinstance(key, str) else None
+def _way_to_read(folder: Path, problem: Exception, on_problem: Callable[[str], None]) -> Way:
+    """Tell whether a cache that cannot be written to can be read; what is locked by another process is left alone."""
+    if "locked" not in str(problem):
+        with suppress(*TROUBLE, ValueError, TypeError, KeyError):
+            ReadOnly(folder).end()
+            why = f"the cache in {folder} cannot be written to ({_said(problem)})"
+            on_problem(f"{why}: its answers are used, and none is stored")
+            return "read"
+    on_problem(_unusable(folder, problem))
+    return "none"
 
-    def store(self, value: object, read: object, key: object = None) -> tuple[int, int, None, str]:
-        """Return a value as its row holds it."""
-        del key
-        if read or not isinstance(value, str):
-            raise Refused
-        return 0, _RAW, None, value
 
-    def fetch(self, mode: object, filename: object, value: object, read: object) -> str:
-        """Return a row's value."""
-        if read or mode != _RAW or filename is not None or not isinstance(value, str):
-            raise Refused
-        return value
+def _unusable(folder: Path, problem: Exception) -> str:
+    return f"the cache in {folder} cannot be opened, and nothing is cached: {_said(problem)}"
 
-    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
-        """Refuse: values never go into files."""
-        del key, value
-        raise Refused
 
-    def remove(self, file_path: object) -> None:
-        """Delete nothing: no row of ours names a file."""
+def _said(problem: Exception) -> str:
+    """Return what went wrong, without what a row holds."""
+    text = f"{type(problem).__name__}: {problem}".partition(" with text ")[0]
+    if isinstance(problem, sqlite3.Error) and any(word in text.lower() for word in _SAID_WITHOUT_LOCKS):
+        return f"{text}; if that is a network file system, name a folder on a local disk with --lmstudio-dir"
+    return text
 
 
 class Stored(NamedTuple):
@@ -85,21 +101,27 @@ class Stored(NamedTuple):
     evicted: int
 
 
+_NOT_STORED = Stored(stored=False, evicted=0)
+
+
 class AnswerCache:
     """Answers by key, at most `size` of them.
 
-    When it is full, only an entry used neither in this run nor in the last one may go; else the new answer is not
-    stored. So a suite larger than the cache still hits for as many answers as it holds, where "least recently used"
-    would hit none. Each entry's tag is the number of the last run that used it.
+    When it is full, only an entry used neither in a run that is still on nor in the one before may go; else the new
+    answer is not stored. So a suite larger than the cache still hits for as many answers as it holds, where "least
+    recently used" would hit none. Each entry's tag is the number of the last run that used it.
 
     Args:
-        folder: the cache's folder, made by the caller.
+        folder: the cache's folder.
         size: most entries.
-        run: the number of this run, from `next_run`.
+        run: the number of this run, from `prepare`.
         on_problem: called with one line when something is wrong with the cache; the run goes on.
+        way: how the cache can be used, from `prepare`.
     """
 
-    def __init__(self, folder: Path, *, size: int, run: int, on_problem: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, *, size: int, run: int, on_problem: Callable[[str], None], way: Way = "write"
+    ) -> None:
         self._folder = folder
         self._size = size
         self._run = run
@@ -107,8 +129,11 @@ class AnswerCache:
         self._used: set[str] = set()
         self._unmarked: set[str] = set()
         self._victims: list[str] | None = None
+        self._oldest_run = run
+        self._tries = TRIES
+        self._mark: Mark | None = None
         self._keepers = {threading.main_thread().ident}
-        self._db: Any = self._open()
+        self._db: Any = self._open(way)
         self._give_back()
 
     def keep(self) -> None:
@@ -133,10 +158,13 @@ class AnswerCache:
 
     def _get(self, key: str, *, note: bool) -> dict[str, Any] | None:
         try:
-            value, tag = _patiently(lambda: self._db.get(key, default=None, tag=True))
+            value, tag = self._patiently(lambda: self._db.get(key, default=None, tag=True))
             entry = json.loads(value) if value is not None else None
-        except (*_TROUBLE, ValueError, RecursionError, TypeError) as error:
+        except TROUBLE as error:
             self._trouble(error)
+            return None
+        except (ValueError, RecursionError, TypeError):  # what they say quotes the row
+            self._on_problem(f"the cache in {self._folder} holds what is no answer; it counts as not there")
             return None
         if not isinstance(entry, dict):
             return None
@@ -153,15 +181,17 @@ class AnswerCache:
             patient: whether to wait while another process writes; else None is returned soon.
         """
         value = json.dumps(entry, separators=(",", ":"))
+        if len(value) > LARGEST_VALUE:
+            return _NOT_STORED
         try:
-            return _patiently(lambda: self._put(key, value)) if patient else self._put(key, value)
-        except _NotOpen:
-            return Stored(stored=False, evicted=0)
-        except _TROUBLE as error:
+            return self._patiently(lambda: self._put(key, value)) if patient else self._put(key, value)
+        except NotWritable:
+            return _NOT_STORED
+        except TROUBLE as error:
             if not patient:
                 return None
             self._trouble(error)
-            return Stored(stored=False, evicted=0)
+            return _NOT_STORED
         finally:
             self._give_back()
 
@@ -186,7 +216,7 @@ class AnswerCache:
     def release(self) -> None:
         """Close the connection of the thread that calls."""
         self._keepers.discard(threading.get_ident())
-        with suppress(*_TROUBLE):
+        with suppress(*TROUBLE):
             self._db.close()
 
     def _give_back(self) -> None:
@@ -195,10 +225,26 @@ class AnswerCache:
 
     def close(self) -> None:
         """Write down which entries this run used, and close the database."""
-        with suppress(*_TROUBLE):
-            _patiently(lambda: self._mark(self._unmarked))
-        with suppress(*_TROUBLE):
+        with suppress(*TROUBLE):
+            self._patiently(lambda: self._note(self._unmarked))
+        with suppress(*TROUBLE):
             self._db.close()
+        if isinstance(self._db, ReadOnly):
+            self._db.end()
+        if self._mark is not None:
+            self._mark.remove()
+
+    def _patiently(self, work: Callable[[], Any]) -> Any:
+        """Wait for another process that writes; not for so long again after it did not end, until it has."""
+        try:
+            done = patiently(work, self._tries)
+        except NotWritable:
+            raise
+        except TROUBLE:
+            self._tries = 1
+            raise
+        self._tries = TRIES
+        return done
 
     def _note_use(self, key: str, tag: object) -> None:
         """Remember that this run used an entry; one that might be chosen to go is marked at once."""
@@ -207,20 +253,24 @@ class AnswerCache:
             if tag < self._run:
                 self._unmarked.add(key)
             return
-        with suppress(*_TROUBLE):
-            _patiently(lambda: self._mark({key}))
+        with suppress(*TROUBLE):
+            self._patiently(lambda: self._note({key}))
 
-    def _mark(self, keys: set[str]) -> None:
-        """Write down that this run used entries; one that is gone meanwhile stays so, or there would be too many."""
+    def _note(self, keys: set[str]) -> None:
+        """Write down that this run used entries, unless a later one did.
+
+        One that is gone meanwhile stays so, or there would be too many.
+        """
         with self._db.transact():
             for key in keys:
-                value = self._db.get(key, default=None)
-                if value is not None:
+                value, tag = self._db.get(key, default=None, tag=True)
+                if value is not None and not (isinstance(tag, int) and self._run <= tag <= LARGEST_TAG):
                     self._db.set(key, value, tag=self._run)
 
     def _evict(self) -> int:
-        """Delete one entry used neither in this run nor in the last one, the oldest; return how many were deleted."""
+        """Delete one entry that may go, the oldest; return how many were deleted."""
         if self._victims is None:
+            self._oldest_run = min(self._run, self._mark.oldest_run()) if self._mark else self._run
             aged = [(self._age(key), key) for key in self._keys()]
             oldest_first = sorted(aged, key=itemgetter(0), reverse=True)
             self._victims = [key for age, key in reversed(oldest_first) if age]
@@ -236,113 +286,30 @@ class AnswerCache:
         value, tag = self._db.get(key, default=None, tag=True)
         if key in self._used:
             return 0
-        if value is None or not isinstance(tag, int):
-            return self._run + 1  # not ours: before all others
-        return self._run - tag if tag < self._run - 1 else 0
+        if value is None or not isinstance(tag, int) or tag > LARGEST_TAG:
+            return LARGEST_TAG  # not ours: before all others
+        return self._run - tag if tag < self._oldest_run - 1 else 0
 
     def _keys(self) -> Iterator[str]:
-        with suppress(*_TROUBLE):
+        with suppress(*TROUBLE):
             yield from (key for key in self._db if key is not None)
 
     def _trouble(self, error: Exception) -> None:
-        self._on_problem(f"the cache in {self._folder} is not usable: {type(error).__name__}: {error}")
+        self._on_problem(f"the cache in {self._folder} is not usable: {_said(error)}")
+        with suppress(*TROUBLE):  # the next use opens a connection without what this one left half done
+            self._db.close()
 
-    def _open(self) -> Any:
+    def _open(self, way: Way) -> Any:
+        """Open the database, in the best way that works."""
         try:
-            vet(self._folder, _LOCK_WAIT_S * _TRIES)
-            return _open(self._folder)
-        except (*_TROUBLE, ValueError, TypeError, KeyError) as error:
-            problem = f"{type(error).__name__}: {error}"
-            if is_closed_to_us(error):
-                return self._nothing(problem)
-        try:
-            aside = set_aside(self._folder)
-            opened = _open(self._folder)
-        except _TROUBLE:
-            return self._nothing(problem)
-        self._on_problem(f"the cache was damaged ({problem}) and was set aside as {aside}")
-        return opened
-
-    def _nothing(self, problem: str) -> _Nothing:
-        self._on_problem(f"the cache in {self._folder} cannot be opened, and nothing is cached: {problem}")
-        return _Nothing()
-
-
-class _Nothing:
-    """Stands for a database that could not be opened: every look-up is a miss, nothing is stored."""
-
-    def get(self, *_: object, **__: object) -> tuple[None, None]:
-        """Find nothing."""
-        return None, None
-
-    def transact(self) -> AbstractContextManager[None]:
-        """Refuse."""
-        raise _NotOpen
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield nothing."""
-        return iter(())
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class _NotOpen(OSError):
-    """There is no database; that was told when it could not be opened."""
-
-
-def _patiently(work: Callable[[], T]) -> T:
-    """Do work on the database, again while it is locked; at most about five seconds."""
-    for _ in range(_TRIES - 1):
-        try:
-            return work()
-        except diskcache.Timeout:
-            continue
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise
-    return work()
-
-
-def _open(folder: Path) -> Any:
-    return diskcache.Cache(
-        str(folder),
-        timeout=_LOCK_WAIT_S,
-        disk=TextDisk,
-        eviction_policy="none",
-        cull_limit=0,
-        statistics=0,
-        tag_index=0,
-        size_limit=2**62,
-        sqlite_journal_mode="wal",
-        sqlite_synchronous=1,
-        sqlite_auto_vacuum=1,
-        sqlite_cache_size=8192,
-        sqlite_mmap_size=0,  # measured: half the time of a look-up after another thread's store
-    )
-
-
-def next_run(folder: Path) -> int:
-    """Count one more run of this cache, and return its number; call it once a run, under a lock."""
-    path = folder / "runs.txt"
-    try:
-        number = int(path.read_text(encoding="ascii")) + 1
-    except (OSError, ValueError):
-        number = 1
-    number = number if 0 < number < 2**62 else 1
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(f"{number}\n", encoding="ascii")
-    temporary.replace(path)
-    return number
-
-
-def count(folder: Path) -> int | None:
-    """Return how many entries a cache holds, without opening it for writing; None when that cannot be told."""
-    path = folder / "cache.db"
-    if not path.exists():
-        return 0
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
-            return int(db.execute("SELECT COUNT(*) FROM Cache").fetchone()[0])
-    except (sqlite3.Error, ValueError):
-        return None
+            if way == "write":
+                opened = open_to_write(self._folder)
+                self._mark = Mark(self._folder, self._run)
+                return opened
+            if way == "read":
+                return ReadOnly(self._folder)
+        except (*TROUBLE, ValueError, TypeError, KeyError) as error:
+            if way == "write" and is_closed_to_us(error):
+                return self._open(_way_to_read(self._folder, error, self._on_problem))
+            self._on_problem(_unusable(self._folder, error))
+        return Nothing()

@@ -52,7 +52,10 @@ class Coalescer:
                     yield flight.left, lambda _: None
                     return
                 async with self._over_processes(key) as contended:
-                    yield self._read(key) if contended else None, lambda entry: self._leave(key, flight, entry)
+                    flight.left = self._read(key) if contended else None
+                    if flight.left is None:
+                        self._forget(key)
+                    yield flight.left, lambda entry: self._leave(key, flight, entry)
         finally:
             flight.callers -= 1
             if not flight.callers:
@@ -73,6 +76,12 @@ class Coalescer:
         if self._folder and not entry.get("stored"):
             with suppress(OSError):
                 (self._folder / f"{key}.json").write_text(json.dumps(entry), encoding="ascii")
+
+    def _forget(self, key: str) -> None:
+        """Remove what a caller left to others long ago: should this one fail, nobody may take that for its answer."""
+        if self._folder:
+            with suppress(OSError):
+                (self._folder / f"{key}.json").unlink(missing_ok=True)
 
     def _read(self, key: str) -> Entry | None:
         if self._folder is None:

@@ -14,6 +14,7 @@ from pytest_lmstudio.engine.attempt import Answer, AttemptFailed, run_attempt
 from pytest_lmstudio.engine.cache import Stored
 from pytest_lmstudio.engine.classify import INTERRUPTED, Failure, Refused
 from pytest_lmstudio.engine.deadline import Limits
+from pytest_lmstudio.engine.progress import Progress
 from pytest_lmstudio.engine.retry import Retry, decide, pause
 from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.records import Attempt, Call
@@ -44,6 +45,7 @@ class Life:
     waiting_since_s: float = field(default_factory=time.monotonic)
     started_s: float = 0.0
     problem: str = ""
+    progress: Progress = field(default_factory=lambda: Progress(0.0))
 
     @property
     def number(self) -> int:
@@ -118,6 +120,7 @@ class Life:
         request, timeout_s = self.request, self.timeout_s()
         stream = request.options.stream if request.endpoint == "chat" else None
         self.started_s, self.in_attempt = time.monotonic(), True
+        self.progress = Progress(self.started_s)
         waited_ms = self.waited_ms()
         self.engine.books.sent(
             request, self.number, timeout_s=timeout_s, waited_ms=waited_ms, stream=bool(stream), slot=self.slot
@@ -131,6 +134,7 @@ class Life:
                 limits=self.limits(timeout_s, stream=bool(stream)),
                 check=partial(check_answer, request),
                 on_piece=self.piece if self.on_piece else None,
+                progress=self.progress,
             )
         except AttemptFailed as failed:
             outcome = failed
@@ -235,7 +239,9 @@ class Life:
         """Record that nobody waits for the call any more: the run was interrupted, or the test went on without it."""
         number = self.number if self.in_attempt else 0
         latency_ms = round((time.monotonic() - self.started_s) * 1000, 1) if self.in_attempt else None
+        facts: dict[str, Any] = {"attempt": number, "latency_ms": latency_ms}
+        facts["stale_reconnects"] = self.progress.stale_reconnects if self.in_attempt else 0
         if self.engine.interrupted():
-            self.engine.books.failed(self.request, INTERRUPTED, attempt=number, latency_ms=latency_ms)
+            self.engine.books.failed(self.request, replace(INTERRUPTED, phase=self.progress.phase), **facts)
         else:
-            self.engine.books.abandoned(self.request, number, latency_ms)
+            self.engine.books.abandoned(self.request, **facts)

@@ -62,10 +62,6 @@ class Loop:
                 if future.done():
                     raise
 
-    def finish(self, drain_s: float) -> None:
-        """Give work in flight some seconds to end, then cancel what is left and let it clean up."""
-        self.run(_finish(drain_s))
-
     def close(self) -> None:
         """Stop the loop and end its thread."""
         if not self.usable:
@@ -74,16 +70,6 @@ class Loop:
         self._thread.join(timeout=5)
         if not self._thread.is_alive():
             self._loop.close()
-
-
-async def _finish(drain_s: float) -> None:
-    work = asyncio.all_tasks() - {asyncio.current_task()}
-    if work and drain_s:
-        await asyncio.wait(work, timeout=drain_s)
-    for task in work:
-        task.cancel()
-    if work:
-        await asyncio.wait(work, timeout=1.0)
 
 
 async def _getaddrinfo(  # the loop's own signature

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_lmstudio.records import Request
 
 _MOST_ENTRIES = 20_000
+_MOST_DIFFERENCES = 1000
 _SHOWN = 4
 _ABSENT = object()
 #: Places whose texts are prompts, or hold them.
@@ -28,9 +29,17 @@ def explain_miss(request: Request, entries: Iterable[dict[str, Any]]) -> str:
     ]
     if not own:
         return "no answer of this test is in the cache"
-    found = min((list(differences(entry["asked"], request.asked)) for entry in own), key=len)
+    found = min((_found(entry["asked"], request.asked) for entry in own), key=len)
     shown = "; ".join(found[:_SHOWN]) + (f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
     return f"the nearest answer of this test differs in {shown or 'nothing, but it cannot be read'}"
+
+
+def _found(old: Any, new: Any) -> list[str]:
+    """Return the differences of two questions, as many as a reader may care for; an entry may be anybody's."""
+    try:
+        return list(islice(differences(old, new), _MOST_DIFFERENCES))
+    except RecursionError:
+        return ["more than can be compared"]
 
 
 def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:

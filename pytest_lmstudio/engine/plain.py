@@ -7,7 +7,9 @@ exchange, which on loopback is most of what a call costs.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import h11
@@ -74,12 +76,19 @@ class Connection:
         """Make ready for the next request, if the exchange came to its end and the server keeps the connection."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
+        if self._http.trailing_data[0]:  # a body longer than announced: it would be read as the next answer
+            return False
         self._http.start_next_cycle()
         self.idle_since_s = time.monotonic()
         return True
 
     def close(self) -> None:
-        """Hang up at once, which is what makes a server stop generating."""
+        """Hang up at once, which is what makes a server stop generating.
+
+        Not in the loop's next turn, as `abort` alone does: by then the place may be another process's.
+        """
+        with suppress(OSError):
+            self._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         self._writer.transport.abort()
 
 

@@ -22,6 +22,7 @@ class Progress:
         answered: whether the head of an answer came.
         first_piece_s: when the first piece of text, reasoning or tool call came.
         whole_s: when the server said that the answer is whole.
+        stale_reconnects: 1 when a kept connection had died and a fresh one was used, else 0.
     """
 
     started_s: float
@@ -31,6 +32,12 @@ class Progress:
     answered: bool = False
     first_piece_s: float | None = None
     whole_s: float | None = None
+    stale_reconnects: int = 0
+
+    def reconnect(self) -> None:
+        """Begin anew, for a kept connection had died; the clock goes on."""
+        self.stale_reconnects, self.phase = 1, "connecting"
+        self.fresh = self.connected = self.answered = False
 
     def elapsed_ms(self) -> float:
         """Return how long the attempt took, or has taken until now."""

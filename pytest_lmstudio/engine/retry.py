@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb, format_exception_only
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +23,8 @@ MOST_BACKOFF_S = 60.0
 #: A Retry-After above this is not waited for, and the call fails.
 MOST_RETRY_AFTER_S = 120.0
 _MOST_EXPONENT = 30
+#: How often a call in a long back-off looks whether there is still a use in it.
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +52,52 @@ class RetryStrategy(Protocol):
     """Chooses the wait before the next attempt."""
 
     def __call__(self, retry: Retry, /) -> float:
-        """Return seconds."""
+        """Return seconds, from 0 up; more than 60 are taken as 60."""
         ...
+
+
+class StrategyError(Exception):
+    """A user's strategy gave no wait; the text says which one, and what it did instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnStrategy:
+    """A user's strategy, whose mistakes are told as theirs.
+
+    Attributes:
+        name: what the user calls it.
+        strategy: what the hook returned.
+    """
+
+    name: str
+    strategy: Callable[[Retry], object]
+
+    def __call__(self, retry: Retry, /) -> float:
+        """Return seconds.
+
+        Raises:
+            StrategyError: the strategy raised, or returned something that is no time to wait.
+        """
+        try:
+            wait_s = self.strategy(retry)
+        except BaseException as error:  # noqa: BLE001  # pytest.fail() is no Exception, and sys.exit() would end the loop
+            raise StrategyError(self._text("raised", told(error))) from None
+        if not isinstance(wait_s, int | float) or isinstance(wait_s, bool):
+            shown = "None" if wait_s is None else f"a {type(wait_s).__name__}"
+            raise StrategyError(self._text("returned", shown))
+        if not 0 <= wait_s < float("inf"):
+            raise StrategyError(self._text("returned", str(wait_s)))
+        return float(min(wait_s, MOST_BACKOFF_S))
+
+    def _text(self, did: str, what: str) -> str:
+        return f"the retry strategy {self.name!r} of the hook pytest_lmstudio_retry_strategy {did} {what}"
+
+
+def told(error: BaseException) -> str:
+    """Return what a user's code raised, and where, on a line."""
+    place = extract_tb(error.__traceback__)[-1]
+    said = printable(format_exception_only(error)[-1].strip(), limit=200)
+    return f"{said} ({Path(place.filename).name}:{place.lineno})"
 
 
 def exponential(retry: Retry) -> float:
@@ -69,10 +121,11 @@ STRATEGIES: dict[str, RetryStrategy] = {"exponential": exponential, "decorrelate
 
 
 class Decision(NamedTuple):
-    """Whether to try again, and after how many seconds."""
+    """Whether to try again, after how many seconds, and what is wrong with the strategy."""
 
     again: bool
-    wait_s: float
+    wait_s: float = 0.0
+    problem: str = ""
 
 
 def decide(failure: Failure, retry: Retry, *, retries: int, strategy: RetryStrategy) -> Decision:
@@ -82,6 +135,15 @@ def decide(failure: Failure, retry: Retry, *, retries: int, strategy: RetryStrat
     """
     asked_s = failure.retry_after_s or 0.0
     if not failure.retried or retry.attempt > retries or asked_s > MOST_RETRY_AFTER_S:
-        return Decision(again=False, wait_s=0.0)
-    wait_s = min(max(0.0, float(strategy(retry))), MOST_BACKOFF_S)
-    return Decision(again=True, wait_s=max(wait_s, asked_s))
+        return Decision(again=False)
+    try:
+        return Decision(again=True, wait_s=max(strategy(retry), asked_s))
+    except StrategyError as error:
+        return Decision(again=False, problem=str(error))
+
+
+async def pause(wait_s: float, useful: Callable[[], bool]) -> None:
+    """Wait, but no longer than there is a use in it: the run may end, and a Retry-After be two minutes."""
+    until_s = time.monotonic() + wait_s
+    while (left_s := until_s - time.monotonic()) > 0 and useful():  # noqa: ASYNC110  # no event of ours is set in another process
+        await asyncio.sleep(min(left_s, _LOOK_S))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import mmap
 import os
 import struct
+import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine.locks import ProcessLock
+from pytest_lmstudio.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,11 +24,12 @@ if TYPE_CHECKING:
 #: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
 __tracebackhide__ = True
 
-#: Bytes of common memory: the state of breaker and backpressure, then one release counter for each slot.
-BREAKER_BYTES = 256
+#: Where things lie in the common memory, bytes: the states of breaker and backpressure, when the run was interrupted
+#: (seconds of the monotonic clock, 0 when it was not), latencies by model, and last one release counter for each slot.
+BREAKER_AT, PRESSURE_AT, _INTERRUPTED_AT, LATENCIES_AT = 0, 128, 248, 256
+LATENCIES_BYTES = 8 * 1040
+SLOTS_AT = LATENCIES_AT + LATENCIES_BYTES
 SLOT_BYTES = 8
-#: Within the breaker's bytes: when the run was interrupted, seconds of the monotonic clock; 0 when it was not.
-_INTERRUPTED_AT = BREAKER_BYTES - 8
 _SECONDS = struct.Struct("<d")
 _POLL_S = 0.01
 
@@ -40,7 +44,7 @@ class Shared:
 
     def __init__(self, folder: Path | None, slots: int) -> None:
         self.folder = folder
-        self._memory = _open_memory(folder, BREAKER_BYTES + SLOT_BYTES * slots)
+        self._memory = _open_memory(folder, SLOTS_AT + SLOT_BYTES * slots)
         self._guard = ProcessLock(folder / "guard.lock") if folder else None
         self._known: dict[str, dict[str, Any]] = {}
         self._pending: dict[str, asyncio.Lock] = {}
@@ -49,6 +53,10 @@ class Shared:
     def memory(self) -> mmap.mmap | bytearray:
         """The common bytes; change them only inside `guard`, but for a slot's counter, which its holder may change."""
         return self._memory
+
+    def put(self, at: int, packed: bytes) -> None:
+        """Write common memory in one piece: others read without `guard`, and `Struct.pack_into` clears it first."""
+        self._memory[at : at + len(packed)] = packed
 
     @property
     def interrupted_s(self) -> float:
@@ -59,7 +67,11 @@ class Shared:
     def interrupt(self) -> None:
         """Let no process of the run send anything more."""
         if not self.interrupted_s:
-            _SECONDS.pack_into(self._memory, _INTERRUPTED_AT, time.monotonic())
+            self.put(_INTERRUPTED_AT, _SECONDS.pack(time.monotonic()))
+
+    def hurry(self) -> None:
+        """Let no process of the run wait for calls in flight any more, as if the interrupt came long ago."""
+        self.put(_INTERRUPTED_AT, _SECONDS.pack(sys.float_info.min))
 
     def guard(self) -> AbstractContextManager[None]:
         """Hold the one lock of the common memory, for microseconds."""
@@ -90,7 +102,7 @@ class Shared:
             if (known := _load(path)) is not None:
                 return known
             made = await produce()
-            path.write_text(json.dumps(made), encoding="utf-8")
+            _keep(path, made)
             return made
 
     def once_blocking(self, name: str, produce: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -101,8 +113,11 @@ class Shared:
             else:
                 path = self.folder / f"{name}.json"
                 with ProcessLock(self.folder / f"{name}.lock").held():
-                    self._known[name] = known = _load(path) or produce()
-                    path.write_text(json.dumps(known), encoding="utf-8")
+                    known = _load(path)
+                    if known is None:
+                        known = produce()
+                        _keep(path, known)
+                    self._known[name] = known
         return self._known[name]
 
     def alone(self, name: str) -> AbstractContextManager[None]:
@@ -117,8 +132,9 @@ class Shared:
 
     def close(self) -> None:
         """Give the common memory back."""
-        if isinstance(self._memory, mmap.mmap):
-            self._memory.close()
+        if isinstance(memory := self._memory, mmap.mmap):
+            self._memory = bytearray(memory)  # whoever still looks sees how it was at the end
+            memory.close()
 
 
 def _load(path: Path) -> dict[str, Any] | None:
@@ -128,14 +144,23 @@ def _load(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def _keep(path: Path, made: dict[str, Any]) -> None:
+    """Leave what was worked out for the other processes; where the disk is full, each works it out again."""
+    with suppress(OSError):
+        replace_file(path, [json.dumps(made).encode("ascii")])
+
+
 def _open_memory(folder: Path | None, size: int) -> mmap.mmap | bytearray:
     if folder is None:
         return bytearray(size)
     descriptor = os.open(folder / "memory", os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
     try:
         with ProcessLock(folder / "memory.lock").held():
-            if os.fstat(descriptor).st_size < size:
-                os.ftruncate(descriptor, size)
+            missing = size - os.fstat(descriptor).st_size
+            if missing > 0:  # written, since a hole in a file on a full disk would kill who first writes to its memory
+                os.lseek(descriptor, 0, os.SEEK_END)
+                if os.write(descriptor, bytes(missing)) < missing:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return mmap.mmap(descriptor, size)
     finally:
         os.close(descriptor)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio.engine.locks import ProcessLock
-from pytest_lmstudio.engine.shared import BREAKER_BYTES, SLOT_BYTES
+from pytest_lmstudio.engine.shared import SLOT_BYTES, SLOTS_AT
 
 if TYPE_CHECKING:
     from pytest_lmstudio.engine.pressure import Pressure
@@ -57,9 +57,8 @@ class Slots:
         self._held.discard(slot)
         if self._locks:
             self._locks[slot].release()
-            offset = BREAKER_BYTES + SLOT_BYTES * slot
-            memory = self._shared.memory
-            _COUNTER.pack_into(memory, offset, (_COUNTER.unpack_from(memory, offset)[0] + 1) % 2**64)
+            at = SLOTS_AT + SLOT_BYTES * slot
+            self._shared.put(at, _COUNTER.pack((_COUNTER.unpack_from(self._shared.memory, at)[0] + 1) % 2**64))
         self._released.set()
 
     def others_in_flight(self) -> bool:
@@ -98,4 +97,4 @@ class Slots:
                 return
 
     def _counters(self) -> bytes:
-        return bytes(self._shared.memory[BREAKER_BYTES:])
+        return bytes(self._shared.memory[SLOTS_AT:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -11,6 +12,7 @@ import httpx
 from pytest_lmstudio.engine import plain
 from pytest_lmstudio.engine.classify import Failure, Refused
 from pytest_lmstudio.errors import ErrorKind
+from pytest_lmstudio.text import printable
 from pytest_lmstudio.values import is_loopback
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ MOST_ANSWER_BYTES = 32 * 2**20
 #: The server closes an idle connection after 5 s (its Keep-Alive header says so); leaving it earlier avoids the race.
 KEEPALIVE_EXPIRY_S = 2.0
 _OK = 200
+_ENCODINGS = {"gzip", "x-gzip", "deflate"}
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+_UNPACKED_BYTES = 65_536
 
 
 class Broken(Exception):
@@ -75,15 +80,15 @@ class Response:
             Refused: the body is too large, or cannot be unpacked.
         """
         size = 0
-        packed = self.headers.get("content-encoding", "identity") != "identity"
+        encoding = self.headers.get("content-encoding", "identity").strip().lower() or "identity"
         try:
-            async for chunk in self._unpacked() if packed else self._body:
+            async for chunk in self._body if encoding == "identity" else self._unpacked(encoding):
                 size += len(chunk)
                 if size > MOST_ANSWER_BYTES:
                     msg = f"the answer is larger than {MOST_ANSWER_BYTES // 2**20} MiB"
                     raise self._refused(msg)
                 yield chunk
-        except httpx.DecodingError as error:
+        except zlib.error as error:
             msg = f"the answer cannot be decoded: {error}"
             raise self._refused(msg) from None
         except (httpx.HTTPError, *plain.ERRORS) as error:
@@ -93,20 +98,20 @@ class Response:
         """Give the connection back, or up when the body was not read to its end."""
         await self._close()
 
-    def _unpacked(self) -> AsyncIterator[bytes]:
-        """Let httpx undo the content encoding."""
-        return httpx.Response(self.status, headers=dict(self.headers), stream=_Stream(self._body)).aiter_bytes()
+    async def _unpacked(self, encoding: str) -> AsyncIterator[bytes]:
+        """Undo the content encoding, a little at a time: a few kilobytes can unpack to gigabytes."""
+        if encoding not in _ENCODINGS:
+            msg = f"the answer cannot be decoded: nobody asked for the encoding {printable(encoding, limit=40)}"
+            raise self._refused(msg)
+        unpacker = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+        async for chunk in self._body:
+            packed = chunk
+            while packed and not unpacker.eof:  # what follows the end would be collected
+                yield unpacker.decompress(packed, _UNPACKED_BYTES)
+                packed = unpacker.unconsumed_tail
 
     def _refused(self, message: str) -> Refused:
         return Refused(Failure(ErrorKind.INVALID_RESPONSE, message, status=self.status))
-
-
-class _Stream(httpx.AsyncByteStream):
-    def __init__(self, body: AsyncIterator[bytes]) -> None:
-        self._body = body
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._body
 
 
 class Transport:

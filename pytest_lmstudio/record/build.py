@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.record.diagnosis import diagnose
 from pytest_lmstudio.record.escalation import judge_escalation
+from pytest_lmstudio.record.events import EVENTS_LOST
 from pytest_lmstudio.record.facts import Evidence, RunFacts
 from pytest_lmstudio.record.gate import judge
 from pytest_lmstudio.record.history import calls_of, number, peak_in_flight
+from pytest_lmstudio.record.server_log import log_counts, log_facts
 from pytest_lmstudio.record.stats import percentile, ratio, rounded, spread, tally, wilson
 from pytest_lmstudio.text import without_userinfo
 
@@ -39,7 +41,7 @@ def build_report(events: Sequence[Event], *, run: RunFacts) -> dict[str, Any]:
     """
     calls = calls_of(events)
     numbers = _numbers(events, calls, run)
-    evidence = Evidence(run, calls, numbers)
+    evidence = Evidence(run, calls, numbers, log_facts(events))
     sent = numbers["calls"]
     gate = judge(
         max_error_rate=run.settings.max_error_rate,
@@ -48,6 +50,7 @@ def build_report(events: Sequence[Event], *, run: RunFacts) -> dict[str, Any]:
         tests=run.llm_tests,
         tests_lost=run.llm_tests_lost,
         interrupted=run.interrupted,
+        unknown=next((problem for problem in run.problems if problem.startswith(EVENTS_LOST)), None),
     )
     escalation = judge_escalation(evidence)
     return {
@@ -127,6 +130,7 @@ def _server(events: Iterable[Event], run: RunFacts) -> dict[str, Any]:
             for model in (models if isinstance(models, list) else ())
             if isinstance(model, dict)
         ],
+        "log": log_counts(log_facts(events)),
     }
 
 

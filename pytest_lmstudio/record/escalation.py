@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_lmstudio.record.symptoms.words import times
+
 if TYPE_CHECKING:
     from pytest_lmstudio.record.facts import CallFacts, Evidence
 
@@ -58,7 +60,7 @@ def _resources_short(evidence: Evidence) -> str | None:
     context, memory = evidence.count("context_overflow"), evidence.count("out_of_memory")
     if context + memory < RECURS:
         return None
-    return f"the server ran out of context {context} times and out of memory {memory} times"
+    return f"the server ran out of context {times(context, 'time')} and out of memory {times(memory, 'time')}"
 
 
 def _timeout_s(call: CallFacts, evidence: Evidence) -> float:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from pytest_lmstudio.files import check_regular, open_to_read
+from pytest_lmstudio.record.liveness import hold
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 Event = dict[str, Any]
 
+#: The log's name in the folder of its run.
+LOG = "events.jsonl"
+
 # Where a line begins, also behind the rest of a torn one: inside a JSON string its quotes would be escaped.
-_LINE_START = '{"ts":"'
+LINE_START = '{"ts":"'
+#: Bytes; no line of ours is nearly as long, and a foreign one must not fill the memory.
+_LONGEST_LINE = 16_000_000
 
 _ENCODER = json.JSONEncoder(
     ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"), default=str
 )
-_OPEN_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_OPEN_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+#: What a problem begins with when the log does not hold all that happened.
+EVENTS_LOST = "events are missing from the log"
+#: Stands for a log that is not open.
+_NONE = -1
 
 # The last second formatted and its text; replaced as one object, so that threads never see half of it.
 _second: tuple[int, str] = (-1, "")
@@ -45,15 +59,22 @@ class EventWriter:
     """Appends events to a log that any number of processes and threads write at once.
 
     Each event is one ``os.write`` of a whole line to an ``O_APPEND`` descriptor, so a process that is killed loses
-    nothing it wrote. A disk that is full, or a folder that went away, does not disturb the tests.
+    nothing it wrote. A disk that is full, or a folder that went away, does not disturb the tests: from the first event
+    that the log does not take, all go to a spare folder, and a log that somebody deleted is saved there at the end.
 
     Attributes:
         path: the log.
-        failed: the first reason why an event could not be written, or None.
+        failed: the first reason why an event could not be written anywhere, or None.
     """
 
     def __init__(
-        self, path: str | Path, common: Mapping[str, object] | None = None, *, locked: bool = os.name == "nt"
+        self,
+        path: str | Path,
+        common: Mapping[str, object] | None = None,
+        *,
+        locked: bool = os.name == "nt",
+        now_s: Callable[[], float] = time.time,
+        spare: Callable[[], Path] | None = None,
     ) -> None:
         """Open the log for appending.
 
@@ -61,38 +82,48 @@ class EventWriter:
             path: the file; it is made, and its folder too.
             common: fields that every event carries, such as ``run_id`` and ``worker``.
             locked: whether writes take a file lock beside the log, where appending is not atomic over processes.
+            now_s: the time, Unix seconds; that of the run, where the wall's must not disturb the order.
+            spare: makes and returns the spare folder; None when there is none.
         """
         self.path = Path(path)
         self.failed: str | None = None
         # Encoded once; fields that an event carries itself come later in its line, and win.
         self._common = _encoded(common or {})[1:-1]
+        self._now_s = now_s
+        self._spare = spare
+        self._moved = False
+        self._moving = threading.Lock()
         self._lock = _lock_of(self.path) if locked else nullcontext()
         self._torn = False
-        self._fd: int | None = None
+        self._fd = _NONE
+        self._opened: dict[int, Path] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self.path, _OPEN_FLAGS, 0o600)
+            self._open(self.path)
         except OSError as error:
-            self.failed = str(error)
+            self._trouble(error, self._fd)
 
     def write(self, event: str, **fields: object) -> None:
         """Write one event with the time of now; never raises, see `failed`."""
-        parts = (f'"event":{_ENCODER.encode(event)}', self._common, _encoded(fields)[1:-1])
-        line = f'{_LINE_START}{now_iso()}",{",".join(filter(None, parts))}}}\n'.encode("ascii")
+        line = self._line(event, fields)
         fd = self._fd
-        if fd is None:
+        if fd == _NONE:
             self.failed = self.failed or f"{self.path} is closed"
             return
         try:
             with self._lock:
                 self._append(fd, line)
         except OSError as error:
-            self.failed = self.failed or str(error)
+            if self._trouble(error, fd):
+                self._write_spare(line)
 
     def close(self) -> None:
         """Close the log; events that come later are lost, and `failed` says so."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
+        with self._moving:
+            opened, self._opened, self._fd = self._opened, {}, _NONE
+        for fd, path in opened.items():
+            if self._spare is not None and not _is_at(fd, path):
+                self._save(fd)
             os.close(fd)
 
     def __enter__(self) -> Self:
@@ -103,12 +134,78 @@ class EventWriter:
         """Close the log."""
         self.close()
 
+    def _open(self, path: Path) -> None:
+        """Write to a file from now on; one that was open stays so, since a thread may be writing there."""
+        fd = os.open(path, _OPEN_FLAGS, 0o600)
+        self._opened[fd] = path
+        check_regular(fd)
+        hold(fd)
+        self._torn, self._fd = not _ends_whole(fd), fd
+
+    def _line(self, event: str, fields: Mapping[str, object]) -> bytes:
+        parts = (f'"event":{_ENCODER.encode(event)}', self._common, _encoded(fields)[1:-1])
+        return f'{LINE_START}{iso_of(self._now_s())}",{",".join(filter(None, parts))}}}\n'.encode("ascii")
+
     def _append(self, fd: int, line: bytes) -> None:
         whole = b"\n" + line if self._torn else line
         written = os.write(fd, whole)
         self._torn = written < len(whole)
         if self._torn:
-            self.failed = self.failed or f"only {written} of {len(whole)} bytes fitted into {self.path}"
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _write_spare(self, line: bytes) -> None:
+        try:
+            with self._lock:
+                self._append(self._fd, line)
+        except OSError as error:
+            self.failed = self.failed or str(error)
+
+    def _trouble(self, error: OSError, fd: int) -> bool:
+        """Go on in the spare folder; tell whether an event can be tried there."""
+        with self._moving:
+            if self._fd != fd:  # another thread was here
+                return True
+            try:
+                if self._spare is None or self._moved:
+                    raise error
+                self._open(self._spare() / LOG)
+            except OSError:
+                self.failed = self.failed or str(error)
+                return False
+            self._moved = True
+        why = f"{self.path} could not be written to ({error.strerror or error}); the events after that were kept"
+        self._write_spare(self._line("note", {"message": why}))
+        return True
+
+    def _save(self, fd: int) -> None:
+        """Copy what was written to a log that somebody deleted or moved meanwhile."""
+        assert self._spare is not None  # noqa: S101  # checked by the caller
+        why = f"{self.path} was deleted or moved while the run wrote to it; its events were kept"
+        try:
+            copy = self._spare() / f"gone-{os.fstat(fd).st_ino}-{os.getpid()}.jsonl"
+            os.lseek(fd, 0, os.SEEK_SET)
+            with copy.open("wb") as file:
+                while data := os.read(fd, 1_000_000):
+                    file.write(data)
+                file.write(b"\n" + self._line("note", {"message": why}))
+        except OSError as error:
+            self.failed = self.failed or f"{self.path} is gone ({error})"
+
+
+def _ends_whole(fd: int) -> bool:
+    """Tell whether a log ends with a whole line; a writer that was killed may have left a torn one."""
+    if not os.fstat(fd).st_size:
+        return True
+    os.lseek(fd, -1, os.SEEK_END)
+    return os.read(fd, 1) == b"\n"
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Tell whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
 
 
 class _ProcessLock:
@@ -123,11 +220,9 @@ class _ProcessLock:
 
     def __enter__(self) -> None:
         self._threads.acquire()
-        try:
+        # A line that may be torn is better than one that is lost, where the folder has no locks.
+        with suppress(OSError, NotImplementedError):
             self._processes.acquire()
-        except BaseException:
-            self._threads.release()
-            raise
 
     def __exit__(self, *exc: object) -> None:
         self._processes.release()
@@ -138,18 +233,24 @@ def read_events(path: str | Path) -> Events:
     """Read a log back, skipping and counting lines that are torn or foreign; a missing log is an empty one."""
     events: list[Event] = []
     damaged = 0
-    try:
-        with Path(path).open("rb") as lines:
-            for line in lines:
-                if not line.strip():
-                    continue
-                event, whole = _decoded(line.decode("utf-8", "replace"))
-                damaged += not whole
-                if event is not None:
-                    events.append(event)
-    except FileNotFoundError:
-        pass
+    for line in raw_lines(Path(path)):
+        event, whole = _decoded(line.decode("utf-8", "replace"))
+        damaged += not whole
+        if event is not None:
+            events.append(event)
     return Events(events, damaged)
+
+
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a log that hold something; one that is far too long, in pieces; none of what is no log."""
+    try:
+        with open_to_read(path) as file:
+            while line := file.readline(_LONGEST_LINE):
+                if line.strip():
+                    yield line
+    except OSError:
+        if path.is_file():
+            raise
 
 
 def now_iso() -> str:
@@ -206,7 +307,7 @@ def _decoded(line: str) -> tuple[Event | None, bool]:
     if event is not None:
         return event, True
     # A torn line has no end of its own: the next one follows in the same line, and is whole.
-    start = line.rfind(_LINE_START)
+    start = line.rfind(LINE_START)
     return (_parsed(line[start:]) if start > 0 else None), False
 
 

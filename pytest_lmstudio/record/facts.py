@@ -82,6 +82,26 @@ class AttemptFacts:
         """Whether it failed, or was lost."""
         return self.outcome in {"failed", "lost"}
 
+    @property
+    def message(self) -> str:
+        """What was said of its end, empty when nothing was."""
+        return str(self.result.get("message") or "")
+
+    @property
+    def limit(self) -> str | None:
+        """Which limit of ours cut it: ``attempt``, ``first_token`` or ``inter_token``; None when none did."""
+        named = self.result.get("limit")
+        if isinstance(named, str):
+            return named
+        return "attempt" if self.result.get("cut_at_limit") is True else None
+
+    @property
+    def end_s(self) -> float | None:
+        """When it ended, Unix seconds; None when that is not known."""
+        if self.start_s is None or self.latency_ms is None:
+            return None
+        return self.start_s + self.latency_ms / 1000
+
 
 @dataclass(frozen=True, slots=True)
 class CallError:
@@ -125,6 +145,27 @@ class CallFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LogFacts:
+    """What the server's own log told of the run's time: counts and times, nothing of what was asked or answered.
+
+    Attributes:
+        source: whose log it is: ``lmstudio``, or ``embedded`` for the run's own llama.cpp server.
+        complete: whether all of the run's time was read; a long log is read from its end.
+        exited: whether the run's own server was found dead at the end.
+        counts: how many lines told of what, see `server.log_lines`.
+        exit_codes: those of crashes, as the log writes them.
+        hung_up_s: when the log says that a client left a request that was running, Unix seconds.
+    """
+
+    source: str
+    complete: bool = True
+    exited: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
+    exit_codes: tuple[str, ...] = ()
+    hung_up_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What verdicts are drawn from.
 
@@ -132,11 +173,13 @@ class Evidence:
         run: the run.
         calls: all of them, in the order in which they were first heard of.
         report: the report as far as it is built: all numbers, no verdicts.
+        log: what the server's own log told, None when it was not read.
     """
 
     run: RunFacts
     calls: tuple[CallFacts, ...]
     report: Mapping[str, Any]
+    log: LogFacts | None = None
 
     @property
     def sent(self) -> tuple[CallFacts, ...]:
@@ -151,6 +194,12 @@ class Evidence:
     def failures(self, *kinds: str) -> tuple[AttemptFacts, ...]:
         """Return the failed attempts of these kinds, of any kind when none is named."""
         return tuple(a for a in self.attempts if a.failed and (not kinds or a.kind in kinds))
+
+    def errors(self, *kinds: str) -> tuple[AttemptFacts | CallError, ...]:
+        """Return the errors of these kinds, with and without an attempt, of any kind when none is named."""
+        calls = [call for call in self.calls if call.outcome != "abandoned"]
+        unsent = (error for call in calls for error in call.errors if not kinds or error.kind in kinds)
+        return (*self.failures(*kinds), *unsent)
 
     def count(self, *kinds: str) -> int:
         """Return how many errors of these kinds there were, with and without an attempt."""

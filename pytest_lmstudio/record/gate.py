@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
-# A share that is the limit in writing (3 of 60 and 5 %) is within it, whatever binary fractions make of that.
-_ROUNDING = 1e-9
+# A limit is what was written (5 %, 33.3 %), whatever binary fractions made of it: so many digits tell it.
+_WRITTEN_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ def judge(
     tests: int = 0,
     tests_lost: int = 0,
     interrupted: bool = False,
+    unknown: str | None = None,
 ) -> Gate:
     """Judge a run: it fails when the share of calls lost, or of LM tests lost, is above the limit.
 
@@ -41,6 +43,7 @@ def judge(
         tests: LM tests that ran.
         tests_lost: those of them that were lost to a network error.
         interrupted: whether the run was cut short, so that its shares mean nothing.
+        unknown: why calls may be missing in these numbers, None when all are there.
     """
     if interrupted:
         return Gate(max_error_rate, None, "the run was interrupted")
@@ -52,6 +55,8 @@ def judge(
         reasons.append(f"{rate} is above the limit of {limit}")
     if _above(tests_lost, tests, max_error_rate):
         reasons.append(f"{lost} is above the limit of {limit}")
+    if unknown is not None:
+        reasons.append(f"{unknown}, so nobody knows how many calls were lost")
     if reasons:
         return Gate(max_error_rate, True, "; ".join(reasons))  # noqa: FBT003  # a field, named by its class
     if not calls_sent:
@@ -75,4 +80,4 @@ def _share(part: int, whole: int, limit: float) -> str:
 
 
 def _above(part: int, whole: int, limit: float) -> bool:
-    return whole > 0 and part / whole > limit + _ROUNDING
+    return whole > 0 and Fraction(part, whole) > Fraction(f"{limit:.{_WRITTEN_DIGITS}g}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -90,7 +91,8 @@ def _count_in_flight(attempts: Iterable[_Attempt], events: Sequence[Event]) -> N
     """Set on each attempt how many requests were in flight once it began.
 
     An attempt lasts from its request for its latency: the line that tells its end is written later, when its place may
-    already be another's. Times are whole ms, and at the same ms ends come first.
+    already be another's. One that was lost lasts as long as it can have lasted, so that the number may be too high for
+    a moment, but never above the limit, nor too low. Times are whole ms, and at the same ms ends come first.
     """
     at_once = 0
     for _, _, step, attempt in sorted(_edges(attempts, events), key=lambda edge: edge[:2]):
@@ -100,24 +102,60 @@ def _count_in_flight(attempts: Iterable[_Attempt], events: Sequence[Event]) -> N
 
 
 def _edges(attempts: Iterable[_Attempt], events: Sequence[Event]) -> Iterator[tuple[int, int, int, _Attempt]]:
-    """Yield ms, order, +1 or -1; an attempt without an end is over when the last is heard of its process."""
+    """Yield ms, order, +1 or -1."""
     order = {id(event): place for place, event in enumerate(events)}
-    last = {event.get("worker"): event for event in events}
+    ends = _Ends(events)
     for attempt in attempts:
         start_s = seconds_of(attempt.request["ts"])
         if start_s is None:
             continue
         start_ms, place = round(start_s * 1000), 2 * order[id(attempt.request)]
-        end_ms = max(start_ms, _end_ms(attempt, start_ms, last[attempt.request.get("worker")]))
+        told_ms = _told_ms(attempt.result, start_ms) if attempt.result else ends.latest_ms(attempt.request, start_ms)
+        end_ms = max(start_ms, told_ms)
         yield start_ms, place, 1, attempt
         yield end_ms, place + 1 if end_ms == start_ms else -1, -1, attempt
 
 
-def _end_ms(attempt: _Attempt, start_ms: int, last: Event) -> int:
-    told_s = seconds_of((attempt.result or last)["ts"])
-    told_ms = start_ms if told_s is None else round(told_s * 1000)
-    latency_ms = number(attempt.result.get("latency_ms"))
-    return told_ms if latency_ms is None else min(told_ms, start_ms + int(latency_ms))
+def _told_ms(result: Event, start_ms: int) -> int:
+    """Return when an attempt ended; where the clock was set back in between, its latency alone tells."""
+    told_ms, latency_ms = _ms_of(result), number(result.get("latency_ms"))
+    if latency_ms is None:
+        return start_ms if told_ms is None else told_ms
+    lasted_ms = start_ms + int(latency_ms)
+    return lasted_ms if told_ms is None or told_ms < start_ms else min(told_ms, lasted_ms)
+
+
+class _Ends:
+    """When the attempts of which no end was told were over at the latest."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self._events = events
+        self._last = {str(event.get("worker")): event for event in events if event["event"] != "worker_crashed"}
+        self._crashed = {str(event.get("worker")): event for event in events if event["event"] == "worker_crashed"}
+
+    def latest_ms(self, request: Event, start_ms: int) -> int:
+        """Return it for the attempt of a request, which began at `start_ms`.
+
+        It was over when its hard limit had passed, when its process was found dead, and when its slot was another's.
+        Where the log tells none of these, when the last was heard of its process.
+        """
+        worker, limit_ms = str(request.get("worker")), number(request.get("timeout_ms"))
+        over_ms = [_ms_of(event) for event in (self._crashed.get(worker), self._next_in(request)) if event is not None]
+        over_ms.append(None if limit_ms is None else start_ms + int(limit_ms))
+        told_ms = [ms for ms in over_ms if ms is not None]
+        return min(told_ms) if told_ms else _ms_of(self._last[worker]) or start_ms
+
+    def _next_in(self, request: Event) -> Event | None:
+        """Return the next request that was sent with the same slot."""
+        slot = request.get("slot")
+        later = itertools.dropwhile(lambda event: event is not request, self._events)
+        same = (e for e in later if e is not request and e["event"] == "gen_request" and e.get("slot") == slot)
+        return None if slot is None else next(same, None)
+
+
+def _ms_of(event: Event) -> int | None:
+    at_s = seconds_of(event["ts"])
+    return None if at_s is None else round(at_s * 1000)
 
 
 def _facts(call_id: str, call: _Call) -> CallFacts:
@@ -140,6 +178,8 @@ def _facts(call_id: str, call: _Call) -> CallFacts:
 
 def _outcome(call: _Call, attempts: Sequence[AttemptFacts]) -> CallOutcome:
     names = {event["event"] for event in call.events}
+    if any(event["event"] == "gen_abandoned" and _attempt_number(event) == 0 for event in call.events):
+        return "abandoned"  # whether it came to its end or not, nobody asked for it
     if any(attempt.outcome == "ok" for attempt in attempts):
         return "ok"
     if "gen_abandoned" in names:

@@ -65,6 +65,27 @@ def wilson(hits: int, trials: int) -> Interval | None:
     return Interval(max(0.0, centre - half) if hits else 0.0, min(1.0, centre + half) if hits < trials else 1.0)
 
 
+def chance_of_more(hits: int, drawn: int, hits_of_all: int, total: int) -> float:
+    """Return how likely at least so many hits among those drawn are, if hits fell by chance alone.
+
+    One-sided Fisher's exact test (Fisher 1935): the upper tail of the hypergeometric distribution.
+    """
+    least, most = max(0, drawn + hits_of_all - total), min(drawn, hits_of_all)
+    if not least < hits <= most:
+        return 1.0 if hits <= least else 0.0
+    ways = _log_choose(hits_of_all, hits) + _log_choose(total - hits_of_all, drawn - hits)
+    term = math.exp(ways - _log_choose(total, drawn))
+    chance = 0.0
+    for k in range(hits, most + 1):
+        chance += term
+        term *= (hits_of_all - k) * (drawn - k) / ((k + 1) * (total - hits_of_all - drawn + k + 1))
+    return min(chance, 1.0)
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
 def tally(outcomes: Mapping[str, Iterable[str]]) -> dict[str, int]:
     """Return how many tests had which outcome, each test counted once.
 
@@ -76,8 +97,14 @@ def tally(outcomes: Mapping[str, Iterable[str]]) -> dict[str, int]:
         The counts of passed, failed, error, lm_error, skipped, xfailed and xpassed.
     """
     counts = dict.fromkeys(("passed", "failed", "error", "lm_error", "skipped", "xfailed", "xpassed"), 0)
-    for words in map(set, outcomes.values()):
-        outcome = next((word for word in PRECEDENCE if word in words), None)
+    for words in outcomes.values():
+        outcome = counted_as(words)
         if outcome is not None:
             counts[outcome] += 1
     return counts
+
+
+def counted_as(words: Iterable[str]) -> str | None:
+    """Return the one outcome that a test with these counts as, None when none of them is an outcome."""
+    known = set(words)
+    return next((word for word in PRECEDENCE if word in known), None)

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_lmstudio.files import replace_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -26,12 +28,7 @@ def write_whole(path: str | Path, parts: Iterable[bytes]) -> Path:
         target.write_bytes(b"".join(parts))
         return Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(b"".join(parts))
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_file(target, parts)
     return Path(path)
 
 

@@ -39,7 +39,7 @@ def _call(number: int, call: Call) -> Iterator[str]:
         if call.reply.reasoning:
             yield from _labelled("reasoning", call.reply.reasoning)
         if call.reply.tool_calls:
-            yield from _labelled("tool calls", str(list(call.reply.tool_calls)))
+            yield from _labelled("tool calls", _spelled(list(call.reply.tool_calls)))
         if call.request.endpoint == "chat":
             yield from _labelled("reply", call.reply.text)
     elif call.error is not None:
@@ -76,10 +76,17 @@ def _content(content: Any) -> str:
         return content
     if isinstance(content, list):
         return " ".join(_part(part) for part in content)
-    return "" if content is None else str(content)
+    return "" if content is None else _spelled(content)
 
 
 def _part(part: Any) -> str:
     if not isinstance(part, dict):
-        return str(part)
-    return str(part.get("text", f"({part.get('type', 'part')})"))
+        return _spelled(part)
+    return _spelled(part.get("text", f"({_spelled(part.get('type', 'part'))})"))
+
+
+def _spelled(value: Any) -> str:
+    try:
+        return str(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number with too many digits
+        return f"({type(value).__name__} that cannot be shown)"

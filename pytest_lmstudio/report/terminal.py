@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,19 @@ from pytest_lmstudio.record.gate import percent
 from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 _LABEL = 14
 _NARROWEST = 40
 _LONGEST = 500
+#: Symptoms that are shown with their causes; report.json holds all of them.
+_SHOWN_IN_FULL = 3
+#: Lost tests that are named at the end of a session.
+_SHOWN_LOST = 10
+#: A command is copied whole, so it stands on one line where it can; the character cannot be in printable text.
+_COMMAND = re.compile(r"`[^`]{1,60}`")
+_UNBROKEN = "\x00"
 _RED = {"red": True, "bold": True}
 _YELLOW = {"yellow": True}
 _GREEN = {"green": True}
@@ -58,6 +66,19 @@ def lines(report: Mapping[str, Any], *, width: int = 80, run_dir: str | Path | N
     yield from _hints(report, columns)
 
 
+def lost_lines(tests: Sequence[tuple[str, str]]) -> Iterator[Line]:
+    """Yield which tests were lost, and to what; a name is never wrapped, since it is copied whole.
+
+    Args:
+        tests: node id and error kind of each.
+    """
+    for nodeid, kind in tests[:_SHOWN_LOST]:
+        name = printable(nodeid).encode("ascii", "backslashreplace").decode()
+        yield Line(f"{'lost':<{_LABEL}}{name}: {printable(kind, 40)}")
+    if len(tests) > _SHOWN_LOST:
+        yield Line(f"{'':<{_LABEL}}and {len(tests) - _SHOWN_LOST} more")
+
+
 def _verdict(report: Mapping[str, Any], width: int) -> Iterator[Line]:
     gate, calls, interval = report["gate"], report["calls"], report["rates"]["error_rate_ci95"]
     limit = percent(gate["max_error_rate"])
@@ -76,10 +97,14 @@ def _verdict(report: Mapping[str, Any], width: int) -> Iterator[Line]:
 
 
 def _advice(report: Mapping[str, Any], width: int) -> Iterator[Line]:
-    for row in (row for row in report["diagnosis"] if row["symptom"] not in HINTS):
+    """Yield the likeliest roots in full, and of the other symptoms what to change."""
+    rows = [row for row in report["diagnosis"] if row["symptom"] not in HINTS]
+    for row in rows[:_SHOWN_IN_FULL]:
         yield from _wrapped("! ", row["symptom"], width, _BOLD)
         for label, part in (("seen", "evidence"), ("cause", "cause"), ("check", "check"), ("fix", "fix")):
             yield from _wrapped(f"  {label:<7}", row[part], width)
+    for row in rows[_SHOWN_IN_FULL:]:
+        yield from _wrapped("! ", f"also: {row['symptom']}; {row['fix']}", width)
 
 
 def _escalation(report: Mapping[str, Any], width: int, run_dir: str | Path | None) -> Iterator[Line]:
@@ -199,12 +224,13 @@ def _model(model: Mapping[str, Any]) -> str:
 
 def _wrapped(label: str, text: str, width: int, markup: dict[str, bool] | None = None) -> Iterator[Line]:
     """Yield a label and its text, further lines of the text below its first."""
-    clean = printable(text, _LONGEST)
+    clean = _COMMAND.sub(lambda command: command[0].replace(" ", _UNBROKEN), printable(text, _LONGEST))
     broken = textwrap.wrap(
         clean, width, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False
     )
     for line in broken or [label.rstrip()]:
-        yield Line(line, dict(markup or {}))
+        # A long word may be broken before what CI takes for a command.
+        yield Line(printable(line.replace(_UNBROKEN, " ")), dict(markup or {}))
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.plugin.suite import ALONE, WORKERS
-from tests.standin import close_before_headers, error_object, rate_limit
+from tests.standin import close_before_headers, cut_after_headers, error_object, rate_limit
 
 if TYPE_CHECKING:
     from tests.plugin.suite import Suite
+    from tests.standin import Received
 
 WAYS = pytest.mark.parametrize("way", [ALONE, WORKERS], ids=["n0", "n2"])
 QUICK = ("--lmstudio-breaker=3:0.2", "--lmstudio-retries=0", "--lmstudio-max-error-rate=1")
@@ -69,6 +70,26 @@ def test_a_server_that_dies_in_mid_run(suite: Suite, way: tuple[str, ...]) -> No
     assert ran.outcomes["lm_error"] >= 18
     assert ran.report["errors_by_kind"]["circuit_open"] >= 1
     assert ran.report["tests"]["failed"] == 0
+
+
+@WAYS
+def test_one_error_may_be_enough_and_a_pause_be_short(suite: Suite, way: tuple[str, ...]) -> None:
+    seen: set[str] = set()
+
+    def is_first(received: Received) -> bool:
+        new = received.text not in seen
+        seen.add(received.text)
+        return new and int(received.text.split()[1]) % 2 == 0
+
+    # A kept connection that is cut is replaced for free, so that the server cuts after the head.
+    suite.server.when(is_first, cut_after_headers(reset=True))
+    suite.write(TWELVE)
+    ran = suite.run(*way, "--lmstudio-breaker=1:0.1", "--lmstudio-retries=3", "--lmstudio-max-error-rate=0")
+    assert ran.summary == "12 passed"
+    breaker, opened, closed = ran.report["breaker"], ran.named("breaker_open"), ran.named("breaker_closed")
+    assert breaker["trips"] == len(opened) >= len(closed) >= (6 if way == ALONE else 3)
+    assert all((event["failures"], event["error_kind"]) == (1, "disconnect") for event in opened)
+    assert breaker["paused_s"] == pytest.approx(sum(event["paused_s"] for event in closed), abs=0.01)
 
 
 def test_off_is_off(suite: Suite) -> None:

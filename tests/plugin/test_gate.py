@@ -137,3 +137,16 @@ def test_a_run_without_calls_writes_and_says_nothing(suite: Suite, way: tuple[st
     assert (ran.ret, ran.summary) == (0, "2 passed")
     assert "= LM Studio =" not in ran.out
     assert not ran.home.exists()
+
+
+def test_a_test_that_got_its_fixture_late_fails_the_run_and_the_report_says_so(suite: Suite) -> None:
+    """No setting was given and no test names the fixture, so nobody watched the loop."""
+    suite.write(f"""
+        def test_late(request, monkeypatch):
+            monkeypatch.setenv("LMSTUDIO_URL", {suite.server.url!r})
+            request.getfixturevalue("lm")("prompt 1", retries=0)
+    """)
+    lose(suite.server, 1)
+    ran = suite.ran(suite.pytester.runpytest_subprocess("-p", "no:randomly"))
+    assert ran.outcomes == {"lm_error": 1}
+    assert ran.ret == ran.report["exit_status"] == 1

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from tests.plugin.suite import Ran, Suite
     from tests.standin import Received, Step
 
+QUOTED = "Why does it say Model unloaded. when I ask?"
 NOT_FOUND = 'Model "nobody" not found. Please specify a valid model.'
 NO_MEMORY = "Model loading was stopped due to insufficient system resources."
 
@@ -102,6 +103,7 @@ FAULTS = {
     "other model": Fault(wrong_model("another-model"), "wrong_model"),
     "400": Fault(error_object(400, "'temperature' must be a number"), "bad_request"),
     "422": Fault(status(422), "bad_request"),
+    QUOTED: Fault(error_string(400, f"Cannot make sense of {QUOTED!r}"), "bad_request"),
     "501": Fault(status(501), "bad_request"),
     "template": Fault(engine_error(), "bad_request"),
     "unknown route": Fault(unexpected_endpoint(), "wrong_url"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +16,7 @@ from tests.process.apart import Apart
 from tests.standin import StandIn, hang, reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -21,6 +24,7 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 SLOW_S = 1.5
+HANG_UP = getattr(signal, "SIGHUP", signal.SIGTERM)
 # Two workers get two tests each, in this order.
 MANY = """
     def test_many(lm): lm.map([f"slow {n}" for n in range(9)])
@@ -44,10 +48,16 @@ def server() -> Iterator[StandIn]:
     ("way", "number", "group"),
     [
         pytest.param(ALONE, signal.SIGINT, ALL, id="n0-ctrl-c"),
+        pytest.param(("--dist=no", *ALONE[1:]), signal.SIGINT, ALL, id="dist-no-ctrl-c"),
+        pytest.param(("-p", "no:xdist", *ALONE[1:]), signal.SIGTERM, ALL, id="no-xdist-sigterm"),
+        pytest.param(ALONE, signal.SIGTERM, ALL, id="n0-sigterm"),
+        pytest.param(ALONE, HANG_UP, ALL, id="n0-closed-terminal"),
         pytest.param(WORKERS, signal.SIGINT, ALL, id="n2-ctrl-c"),
+        pytest.param((*WORKERS, "-x"), signal.SIGINT, ALL, id="n2-x-ctrl-c"),
         pytest.param(WORKERS, signal.SIGINT, FIRST, id="n2-sigint-to-the-controller"),
-        pytest.param(ALONE, signal.SIGTERM, FIRST, id="n0-sigterm"),
         pytest.param(WORKERS, signal.SIGTERM, FIRST, id="n2-sigterm-to-the-controller"),
+        pytest.param(WORKERS, signal.SIGTERM, ALL, id="n2-sigterm"),
+        pytest.param(WORKERS, HANG_UP, ALL, id="n2-closed-terminal"),
     ],
 )
 def test_an_interrupted_run_sends_nothing_more_and_reports(
@@ -76,45 +86,78 @@ def test_an_interrupted_run_sends_nothing_more_and_reports(
     assert nodeids <= {"test_suite.py::test_many", "test_suite.py::test_more"}
 
 
-def test_calls_that_wait_for_their_turn_are_not_waited_for(tmp_path: Path) -> None:
-    source = """
-        def test_backs_off(lm): lm("again", retries=5, backoff=60)
-    """
-    with StandIn() as server:
-        server.when(lambda r: True, reply("", finish_reason="stop"))
-        with Apart(tmp_path, source, server.url, "-n0") as run:
-            server.wait_for(lambda: any(r.outcome for r in server.requests), 30)
-            run.signal(signal.SIGINT)
-            ran = run.wait()
-    assert ran.ret == 2
-    assert ran.report["calls"]["failed"] == 1
-    assert ran.report["errors_by_kind"] == {"invalid_response": 1, "cancelled": 1}
-    (last,) = [event for event in ran.named("gen_error") if event["error_kind"] == "cancelled"]
-    assert last["attempt"] == 0
+def ended_in(folder: Path, text: str) -> Callable[[], bool]:
+    """Return whether the log of the run in a folder holds a text."""
+    return lambda: any(text in log.read_text("utf-8") for log in folder.glob(".lmstudio/runs/*/events.jsonl"))
 
 
 @pytest.mark.parametrize("way", [("-n0", "-k", "more"), ("-n2",)], ids=["n0", "n2"])
-def test_a_second_interrupt_stops_at_once(tmp_path: Path, server: StandIn, way: tuple[str, ...]) -> None:
-    def ended_what_waited() -> bool:
-        return any('"cancelled"' in log.read_text("utf-8") for log in tmp_path.glob(".lmstudio/runs/*/events.jsonl"))
-
+@pytest.mark.parametrize("group", [ALL, FIRST], ids=["all", "first"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_stops_at_once_and_still_reports(
+    tmp_path: Path, server: StandIn, way: tuple[str, ...], number: int, group: bool
+) -> None:
     with Apart(tmp_path, MANY.replace("slow", "hang"), server.url, "--lmstudio-concurrency=4", *way) as run:
         server.wait_for(lambda: server.in_flight == 4, 30)
-        run.signal(signal.SIGINT)
-        server.wait_for(ended_what_waited, 10)
+        run.signal(number, group=group)
+        run.wait_until(ended_in(tmp_path, '"cancelled"'))
+        time.sleep(0.2)  # a stop signal that comes again at once is the same one
         assert server.in_flight == 4
-        run.signal(signal.SIGINT)
+        run.signal(number, group=group)
         server.wait_for(lambda: server.in_flight == 0, 2.5)  # the first interrupt alone would give them 5 s
         ran = run.wait()
         run.wait_until_gone()
-    assert ran.ret in {2, -signal.SIGINT}
+    assert ran.ret in {2, -signal.SIGINT}, ran.out  # the latter where pytest took seconds to show the first interrupt
+    assert ran.report["exit_status"] == 2
+    assert ran.report["errors_by_kind"].keys() == {"cancelled"}
+    assert ran.report["lost"]["workers_crashed"] == 0
     assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("way", [("-n0", "-k", "more"), ("-n2",)], ids=["n0", "n2"])
+def test_ctrl_c_again_and_again_ends_the_run(tmp_path: Path, server: StandIn, way: tuple[str, ...]) -> None:
+    with Apart(tmp_path, MANY, server.url, *way) as run:
+        server.wait_for(lambda: server.in_flight == 4, 30)
+        for _ in range(20):
+            with suppress(ProcessLookupError):
+                run.signal(signal.SIGINT)
+            time.sleep(0.02)
+        ran = run.wait()
+        run.wait_until_gone()
+    assert ran.ret in {2, -signal.SIGINT}
+
+
+def test_a_stop_signal_that_comes_twice_at_once_is_one(tmp_path: Path, server: StandIn) -> None:
+    """As `timeout` sends it: to its command, and to the group, which the command is in."""
+    with Apart(tmp_path, MANY, server.url, "--lmstudio-concurrency=4", *WORKERS) as run:
+        server.wait_for(lambda: server.in_flight == 4, 30)
+        run.signal(signal.SIGTERM, group=False)
+        run.signal(signal.SIGTERM)
+        ran = run.wait()
+        run.wait_until_gone()
+    sent = Counter(request.text.partition(" ")[0] for request in server.requests)
+    assert ran.ret == 2
+    assert ran.report["calls"]["ok"] == sent["slow"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_of_one_worker_is_one_of_the_run(tmp_path: Path, server: StandIn, number: int) -> None:
+    with Apart(tmp_path, MANY, server.url, "--lmstudio-concurrency=4", *WORKERS) as run:
+        server.wait_for(lambda: server.in_flight == 4, 30)
+        os.kill(run.pids("gw0")[0], number)
+        ran = run.wait()
+        run.wait_until_gone()
+    assert ran.ret == ran.report["exit_status"] == 2, ran.out
+    assert len(server.requests) == 4
+    assert ran.report["gate"]["failed"] is None
+    assert ran.report["lost"] == {"requests_without_outcome": 0, "workers_crashed": 0, "damaged_lines": 0}
 
 
 def test_sigterm_kills_a_run_without_calls_as_ever(tmp_path: Path, server: StandIn) -> None:
     source = """
         import os, signal
         def test_it(): os.kill(os.getpid(), signal.SIGTERM)
+        def test_uses_it(lm): lm("never")
     """
     with Apart(tmp_path, source, server.url, "-n0") as run:
         ran = run.wait()
@@ -135,3 +178,57 @@ def test_a_handler_of_the_suite_stays_in_place(tmp_path: Path, server: StandIn) 
     with Apart(tmp_path, source, server.url, "-n0") as run:
         ran = run.wait()
     assert ran.ret == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_stop_signal_for_a_forked_child_is_for_the_child_alone(tmp_path: Path, server: StandIn) -> None:
+    source = """
+        import multiprocessing, time
+        def test_it(lm):
+            lm("hello")
+            for _ in range(20):
+                child = multiprocessing.get_context("fork").Process(target=time.sleep, args=[60])
+                child.start()
+                child.terminate()
+                child.join()
+                assert child.exitcode == -15
+            assert lm("on").text == "echo: on"
+    """
+    with Apart(tmp_path, source, server.url, "-n0", "-W", "ignore::DeprecationWarning") as run:
+        ran = run.wait()
+    assert ran.ret == 0, ran.out
+    assert ran.report["calls"]["ok"] == 2
+
+
+def test_a_test_that_raises_and_catches_ctrl_c_is_no_interrupt(tmp_path: Path, server: StandIn) -> None:
+    source = """
+        import os, signal, pytest
+        def test_it(lm):
+            lm("hello")
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+            assert lm("on").text == "echo: on"
+    """
+    with Apart(tmp_path, source, server.url, "-n0") as run:
+        ran = run.wait()
+    assert ran.ret == 0, ran.out
+    assert ran.report["gate"]["failed"] is False
+
+
+@pytest.mark.parametrize("way", [ALONE, WORKERS], ids=["n0", "n2"])
+def test_a_terminal_that_is_closed_costs_no_report(tmp_path: Path, server: StandIn, way: tuple[str, ...]) -> None:
+    ours, theirs = os.openpty()
+    try:
+        with Apart(tmp_path, MANY, server.url, "--lmstudio-concurrency=4", *way, out=theirs) as run:
+            os.close(theirs)
+            server.wait_for(lambda: server.in_flight == 4, 30)
+            os.close(ours)  # from here on whatever is written fails
+            ours = -1
+            run.signal(HANG_UP)
+            ran = run.wait()
+            run.wait_until_gone()
+    finally:
+        if ours >= 0:
+            os.close(ours)
+    assert ran.report["calls"]["ok"] == sum(request.text.startswith("slow") for request in server.requests)
+    assert ran.report["gate"]["failed"] is None

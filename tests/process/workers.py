@@ -13,19 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine.attempt import AttemptFailed, run_attempt
+from pytest_lmstudio.engine.breaker import Breaker
 from pytest_lmstudio.engine.cache import AnswerCache
 from pytest_lmstudio.engine.coalesce import Coalescer
+from pytest_lmstudio.engine.deadline import Limits
 from pytest_lmstudio.engine.loop import Loop
 from pytest_lmstudio.engine.pressure import Pressure
 from pytest_lmstudio.engine.shared import Shared
 from pytest_lmstudio.engine.slots import Slots
 from pytest_lmstudio.engine.transport import Transport
+from pytest_lmstudio.errors import ErrorKind
+from pytest_lmstudio.settings import BreakerLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 KEY = "ab" * 32
+#: Mean latency above which `ease_off` eases off.
+SLOW_S = 0.8
 
 
 @contextmanager
@@ -91,6 +97,43 @@ async def hold_slot(folder: str, limit: str) -> None:
     await asyncio.to_thread(sys.stdin.readline)
 
 
+async def hold_probe(folder: str, name: str) -> None:
+    """Trip the breaker, wait out its pause, and probe, until a line comes in; the second waits for its turn."""
+    shared = Shared(Path(folder), 1)
+    breaker = Breaker(shared, BreakerLimits(1, 0.01), lambda *_: None)
+    if name == "first":
+        breaker.failed(time.monotonic(), ErrorKind.DISCONNECT, probe=False)
+    elif breaker.ask(3600).verdict == "wait":
+        say("waits")
+    while breaker.ask(3600).verdict != "probe":
+        await breaker.admitted(3600)
+    say("probes")
+    await asyncio.to_thread(sys.stdin.readline)
+    breaker.succeeded(probe=True)
+    say("resumed")
+
+
+async def ease_off(folder: str, limit: str, number: str, url: str) -> None:
+    """Send requests as the engine does under backpressure, until the file ``enough`` is there."""
+    shared = Shared(Path(folder), int(limit))
+    pressure = Pressure(shared, int(limit), SLOW_S, lambda before, now, why: say(f"{before} {now} {why}"))
+    slots, transport = Slots(shared, int(limit), pressure, int(number)), Transport(url, None)
+
+    def enough() -> bool:
+        return Path(folder, "enough").exists()
+
+    async def one() -> None:
+        while not enough():
+            slot = await slots.acquire()
+            start_s = time.monotonic()
+            failed = await ask(transport, timeout_s=20) != "answered"
+            pressure.lost(start_s) if failed else pressure.answered(start_s, time.monotonic() - start_s)
+            slots.release(slot)
+
+    await asyncio.gather(*(one() for _ in range(4)))
+    await transport.close()
+
+
 async def make_once(folder: str, how: str) -> None:
     """Make something once, or begin to and never end."""
 
@@ -153,7 +196,7 @@ async def ask(transport: Transport, timeout_s: float) -> str:
             transport,
             "/v1/chat/completions",
             b'{"model":"test-model","messages":[{"role":"user","content":"hi"}]}',
-            timeout_s=timeout_s,
+            limits=Limits(timeout_s),
             check=lambda body: body if isinstance(body, dict) else {},
         )
     except AttemptFailed as failed:

@@ -113,6 +113,7 @@ def crash(message: str = CRASH, away_s: float | None = 0.0, **times: Unpack[Time
     """
 
     async def act(exchange: Exchange) -> None:
+        exchange.server.journal.log(f"Error: {message}", "ERROR")
         loading.lose(exchange.server, exchange.model, away_s)
         exchange.server.interrupt_others(exchange, CrashedError(message))
         raise CrashedError(message)

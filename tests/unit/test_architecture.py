@@ -16,18 +16,18 @@ MODULES = read_modules(FOLDER)
 IMPORTS = imports(MODULES)
 
 _RUN_MODULES = (
-    *("closing", "fixtures", "flags", "gathered", "hooks", "interrupt", "live", "marks", "options", "outcome"),
-    *("own_server", "session", "xdist"),
+    *("announce", "closing", "common", "endings", "fixtures", "flags", "gathered", "hooks", "interrupt", "live"),
+    *("marks", "options", "outcome", "own_server", "session", "xdist"),
 )
 ROOM_OF = {
-    **dict.fromkeys(("errors", "lazy", "records", "reply", "settings", "text", "values"), "ground"),
+    **dict.fromkeys(("clock", "errors", "files", "lazy", "records", "reply", "settings", "text", "values"), "ground"),
     "record": "record",
     "engine": "engine",
     "server": "server",
     **dict.fromkeys(("home", "runtime"), "runtime"),
     "client": "client",
     "report": "report",
-    **dict.fromkeys(_RUN_MODULES, "run"),
+    **dict.fromkeys((*_RUN_MODULES, "cases"), "run"),
     **dict.fromkeys(("cli", "__main__"), "cli"),
     "plugin": "plugin",
     "": "front",
@@ -39,20 +39,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": {"ground"},
     "engine": {"ground", "record.events"},
     "server": {"ground", "engine"},
-    "runtime": {"ground", "record.events", "engine", "server"},
+    "runtime": {"ground", "record.events", "record.liveness", "record.spare", "engine", "server"},
     "client": {"ground", "engine", "runtime"},
     "report": {"ground", "record"},
     "run": _ALL_BELOW_RUN,
-    "cli": _ALL_BELOW_RUN | {"run"},
+    "cli": _ALL_BELOW_RUN,
     "plugin": _ALL_BELOW_RUN | {"run"},
     "front": _ALL_BELOW_RUN | {"run"},
 }
-MAY_IMPORT_PYTEST = {"plugin", *_RUN_MODULES} - {"closing", "interrupt"}
+MAY_IMPORT_PYTEST = {"plugin", "cases.ahead", "cases.asked", "cases.declare", *_RUN_MODULES} - {"closing", "endings", "interrupt"}
 #: The one home of each library: everything else goes through that module.
 HOME_OF = {
     "httpx": {"engine.transport"},
     "h11": {"engine.plain"},
-    "diskcache": {"engine.cache"},
+    "diskcache": {"engine.database"},
     "filelock": {"engine.locks", "record.events"},
     "xllamacpp": {"server.embedded"},
 }
@@ -60,6 +60,7 @@ HEAVY = {"httpx", "h11", "diskcache", "jsonschema", "asyncio", "filelock", "xlla
 LOADED_WITH_THE_PLUGIN = {
     *(
         "plugin",
+        "endings",
         "fixtures",
         "flags",
         "gathered",
@@ -151,6 +152,11 @@ def test_no_import_cycle_runs_as_modules_load() -> None:
 def test_nobody_imports_the_plugin() -> None:
     users = [where(entry) for entry in IMPORTS if short(entry.target) == "plugin"]
     check_none(users, "Hooks delegate downward: move what is needed out of plugin.py.")
+
+
+def test_nobody_imports_the_command() -> None:
+    users = [where(entry) for entry in IMPORTS if room(entry.target) == "cli" and room(entry.importer) != "cli"]
+    check_none(users, "What a run and the command both need lies in a room below both.")
 
 
 def test_only_the_top_floor_imports_pytest() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import pytest_lmstudio
+from pytest_lmstudio.cli.command import main
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -61,6 +62,15 @@ def test_the_wheel_holds_the_package_its_types_and_the_licence_alone(wheel: dict
     info = f"pytest_lmstudio-{PROJECT['version']}.dist-info"
     assert {name.split("/")[0] for name in wheel} == {"pytest_lmstudio", info}
     assert {"pytest_lmstudio/py.typed", "pytest_lmstudio/__init__.py", f"{info}/licenses/LICENSE"} <= set(wheel)
+
+
+def test_the_wheel_brings_the_command(wheel: dict[str, bytes]) -> None:
+    [text] = [text.decode() for name, text in wheel.items() if name.endswith("/entry_points.txt")]
+    parser = configparser.ConfigParser()
+    parser.read_string(text)
+    assert dict(parser["console_scripts"]) == {"pytest-lmstudio": "pytest_lmstudio.cli.command:main"}
+    command = importlib.metadata.EntryPoint("pytest-lmstudio", "pytest_lmstudio.cli.command:main", "console_scripts")
+    assert command.load() is main
 
 
 def test_the_wheel_asks_for_the_model_server_only_as_an_extra(wheel: dict[str, bytes]) -> None:

@@ -39,6 +39,9 @@ def run_folder(runs: Path, name: str, *, log: bool = False, report: bool = False
         os.utime(folder / "events.jsonl", (written_s, written_s))
     if report:
         (folder / "report.json").touch()
+    if age_s:
+        made_s = folder.stat().st_mtime - age_s
+        os.utime(folder, (made_s, made_s))
 
 
 def test_opening_makes_a_private_folder_that_git_ignores(tmp_path: Path) -> None:
@@ -95,18 +98,19 @@ def test_closing_ends_the_engines_thread(tmp_path: Path, *, interrupted: bool) -
 
 
 def test_the_newest_runs_stay_and_so_does_one_in_progress(tmp_path: Path) -> None:
-    names = [f"run-{number:02}" for number in range(26)]
+    names = [f"20261122-1200{number:02}-aaaaaaaa" for number in range(26)]
     for name in names[5:]:
         run_folder(tmp_path, name, log=True, report=True)
     run_folder(tmp_path, names[0], log=True, report=True)
     run_folder(tmp_path, names[1], log=True)  # in progress
     run_folder(tmp_path, names[2], log=True, age_s=2 * 86_400)  # ended without a report, long ago
-    run_folder(tmp_path, names[3])
+    run_folder(tmp_path, names[3], age_s=2 * 86_400)
     run_folder(tmp_path, names[4], log=True, report=True)
     (tmp_path / "latest").touch()
+    (tmp_path / "0-of-the-user").mkdir()
     prune(tmp_path, keep=names[4])
     assert KEPT_RUNS == 20
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["latest", names[1], names[4], *names[6:]])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["latest", "0-of-the-user", names[1], names[4], *names[6:]])
 
 
 def test_a_link_among_the_runs_is_not_followed(tmp_path: Path) -> None:
@@ -114,9 +118,9 @@ def test_a_link_among_the_runs_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "outside" / "kept").touch()
     runs = tmp_path / "runs"
     for number in range(1, 25):
-        run_folder(runs, f"run-{number:02}", log=True, report=True)
-    (runs / "run-00").symlink_to(tmp_path / "outside")
-    prune(runs, keep="run-24")
+        run_folder(runs, f"20261122-1200{number:02}-aaaaaaaa", log=True, report=True)
+    (runs / "20261122-120000-aaaaaaaa").symlink_to(tmp_path / "outside")
+    prune(runs, keep="20261122-120024-aaaaaaaa")
     assert (tmp_path / "outside" / "kept").exists()
     assert len(list(runs.iterdir())) == KEPT_RUNS + 1
 

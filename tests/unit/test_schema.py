@@ -89,8 +89,9 @@ def test_an_answer_that_breaks_its_schema_tells_place_and_rule(text: str, finish
 @pytest.mark.parametrize(
     ("text", "schema", "problem"),
     [
-        ("[" * 100_000, {}, "the answer is no JSON: "),
-        ("9" * 10_000, {}, "the answer is no JSON: "),
+        ("[" * 100_000, {}, "the answer is nested too deeply to be read"),
+        ("9" * 10_000, {}, "the answer is no JSON: it holds a number with too many digits"),
+        ("-" + "9" * 10_000, {}, "the answer is no JSON: it holds a number with too many digits"),
         ("[" * 400 + "]" * 400, {"items": {"$ref": "#"}}, "the answer cannot be checked against its schema: "),
         ("{}", {"$ref": "#"}, "the answer cannot be checked against its schema: "),
         ("1" + "0" * 400, {"multipleOf": 0.01}, "the answer cannot be checked against its schema: "),

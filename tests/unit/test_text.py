@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
@@ -25,12 +26,44 @@ BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u
         ("\ud800", r"\ud800"),
         ("\U000e0041", r"\U000e0041"),
         ("héllo 漢字 👩‍🚀", "héllo 漢字 👩‍🚀"),
+        ("\uffff\ufffe\U0001ffff", r"\uffff\ufffe\U0001ffff"),
+        ("\u3164\u034f\U000e0100", r"\u3164\u034f\U000e0100"),
         (r"C:\new", r"C:\new"),
         (None, "None"),
     ],
 )
 def test_control_characters_become_visible_escapes(text: object, shown: str) -> None:
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("::error::pwned", r"\x3a:error::pwned"),
+        ("  ::set-output name=x::y", r"  \x3a:set-output name=x::y"),
+        ("a ::add-mask::b", r"a \x3a:add-mask::b"),
+        ("a\n::error::b", r"a\n::error::b"),
+        ("##[error]a", r"\x23#[error]a"),
+        ("a##[error]a", r"a\x23#[error]a"),
+        ("###[error]a", r"#\x23#[error]a"),
+        ("a ##vso[task.setvariable variable=b]c", r"a \x23#vso[task.setvariable variable=b]c"),
+        ("a##TeamCity[buildStatus text='b']", r"a\x23#TeamCity[buildStatus text='b']"),
+        ("##\x1b[", r"##\x1b["),
+        (
+            "test_a.py::test_b[x::y] std::vector :: Int ## [x](y) ::",
+            "test_a.py::test_b[x::y] std::vector :: Int ## [x](y) ::",
+        ),
+    ],
+)
+def test_nothing_is_left_that_a_ci_system_would_obey(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@given(st.text(st.sampled_from(":#[]voteamciy \u00a0\n\x1bA")), st.none() | st.integers(0, 20))
+def test_no_mixture_becomes_a_command(text: str, limit: int | None) -> None:
+    shown = printable(text, limit)
+    assert re.search(r"^\s*::[A-Za-z]|##(?:vso|teamcity)?\[", shown, re.IGNORECASE) is None
+    assert printable(shown) == shown
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pytest_lmstudio.engine.cache import AnswerCache, next_run
+from pytest_lmstudio.engine.cache import AnswerCache, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,7 +18,8 @@ class Run:
 
     def __init__(self, folder: Path, size: int) -> None:
         self.problems: list[str] = []
-        self.cache = AnswerCache(folder, size=size, run=next_run(folder), on_problem=self.problems.append)
+        number, way = prepare(folder, self.problems.append)
+        self.cache = AnswerCache(folder, size=size, run=number, on_problem=self.problems.append, way=way)
         self.stored = self.evicted = 0
 
     def ask(self, keys: Iterable[str]) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_lmstudio.engine.plain import Connection
 from pytest_lmstudio.engine.transport import Broken, Transport
 from tests.standin import (
     StandIn,
@@ -47,6 +49,30 @@ def test_a_dead_kept_connection_is_replaced_at_once_and_counted(step: Step, *, s
         outcomes = attempts(server.url, 2, stream=stream)
         assert [(seen.connection, seen.reused) for seen in server.requests] == [(1, False), (1, True), (2, False)]
     assert [(told(o), o.stale_reconnects) for o in outcomes] == [("first", 0), ("echo: hello", 1)]
+
+
+def test_a_kept_connection_that_dies_late_is_a_server_that_was_at_work_and_broke(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pytest_lmstudio.engine.attempt._STALE_MS", 100)
+    with StandIn() as server:
+        server.script(reply("first"), close_before_headers(delay_s=0.3))
+        outcomes = attempts(server.url, 2)
+        assert [(seen.connection, seen.reused) for seen in server.requests] == [(1, False), (1, True)]
+    assert (told(outcomes[1]), outcomes[1].stale_reconnects) == ("disconnect waiting", 0)
+
+
+def test_a_connection_hangs_up_before_the_loop_turns() -> None:
+    async def work(port: int) -> bytes:
+        connection = Connection(*await asyncio.open_connection("127.0.0.1", port))
+        server_side, _ = listener.accept()
+        with server_side:
+            server_side.settimeout(5)
+            connection.close()
+            return server_side.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert asyncio.run(work(listener.getsockname()[1])) == b""
 
 
 def test_it_is_replaced_once_only() -> None:

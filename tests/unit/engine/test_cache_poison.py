@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lmstudio.engine.cache import Stored, TextDisk
+from pytest_lmstudio.engine import cache, vetting
+from pytest_lmstudio.engine.cache import AnswerCache, Stored
+from pytest_lmstudio.engine.database import TextDisk
 from tests.unit.engine.caches import a_run, held, query
 
 if TYPE_CHECKING:
@@ -139,6 +141,12 @@ FOREIGN = {
         "CREATE TRIGGER Settings_t AFTER INSERT ON Cache WHEN 'BEGIN UPDATE Settings SET value = value ' <> ''"
         " BEGIN DELETE FROM Cache; END"
     ): "a foreign trigger",
+    "ALTER TABLE Cache ADD COLUMN more AS (zeroblob(1000))": "a foreign table",
+    "ALTER TABLE Settings ADD COLUMN more": "a foreign table",
+    "CREATE INDEX Other ON Cache(zeroblob(1000))": "a foreign index",
+    "CREATE UNIQUE INDEX Other ON Cache(key, tag)": "a foreign index",
+    "CREATE TRIGGER Settings_count_insert_2 AFTER INSERT ON Cache FOR EACH ROW BEGIN"
+    ' UPDATE Settings SET value = value + 1 WHERE key = "count"; END': "a foreign trigger",
     "INSERT INTO Settings VALUES ('directory', '/tmp')": "a foreign setting",
     "INSERT INTO Settings VALUES ('disk_remove', '1')": "a foreign setting",
     "INSERT INTO Settings VALUES ('sqlite_writable_schema', '1')": "a foreign setting",
@@ -164,6 +172,98 @@ def test_a_database_that_diskcache_did_not_make_is_set_aside(folder: Path, sql: 
     with a_run(folder) as run:
         assert run.ask(["first"]) == ["first"]
     assert run.problems == []
+
+
+def test_tables_of_our_names_that_are_others_are_set_aside(tmp_path: Path) -> None:
+    query(tmp_path, "CREATE TABLE Cache(key, raw, tag, mode, filename, value CHECK (value <> zeroblob(1000000000)))")
+    with a_run(tmp_path) as run:
+        assert run.ask(["a", "a"]) == ["a"]
+    assert "ValueError: it holds a foreign table" in run.problems[0]
+
+
+def test_a_view_that_never_ends_is_not_looked_into(tmp_path: Path) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT * FROM n"
+    query(tmp_path, f"CREATE VIEW Settings AS {endless}")
+    query(tmp_path, f"CREATE VIEW Cache AS {endless}")
+    with a_run(tmp_path) as run:
+        assert run.ask(["a", "a"]) == ["a"]
+    assert "ValueError: it holds a foreign view" in run.problems[0]
+
+
+def test_what_diskcache_makes_is_what_is_let_through(tmp_path: Path) -> None:
+    """A diskcache of another layout would have every cache set aside."""
+    with a_run(tmp_path):
+        pass
+    made = query(tmp_path, "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+    assert {sql for (sql,) in made} == vetting._MADE
+
+
+def test_statistics_of_sqlite_are_no_damage(folder: Path) -> None:
+    query(folder, "ANALYZE")
+    query(folder, "VACUUM")
+    with a_run(folder) as run:
+        assert run.ask(["first", "last"]) == ["first", "last"]
+    assert run.problems == []
+
+
+@pytest.mark.parametrize("length", [51_000, 500_000])
+def test_a_value_that_is_too_large_is_set_aside(folder: Path, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    monkeypatch.setattr(vetting, "LARGEST_VALUE", 50_000)
+    insert(folder, ("k", 1, 1, None, "x" * 49_000))
+    with a_run(folder) as run:
+        assert run.ask(["first"]) == ["first"]
+    insert(folder, ("l", 1, 1, None, "x" * length))
+    with a_run(folder) as run:
+        assert run.ask(["first"]) == []
+    assert "ValueError: it holds a value that is too large" in run.problems[0]
+
+
+def test_an_answer_that_is_too_large_is_not_stored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "LARGEST_VALUE", 1000)
+    with a_run(folder) as run:
+        assert run.cache.put("k", {"answer": "x" * 1000}) == Stored(stored=False, evicted=0)
+        assert run.cache.put("l", {"answer": "x" * 900}) == Stored(stored=True, evicted=0)
+    assert run.problems == []
+
+
+@pytest.mark.parametrize("name", rows(b"", "").keys())
+def test_a_bad_row_is_a_miss_also_where_nothing_can_be_written(
+    tmp_path: Path, folder: Path, canary: Path, name: str
+) -> None:
+    ran = tmp_path / "code ran"
+    insert(folder, rows(pickle.dumps(Payload(ran)), str(canary))[name])
+    problems: list[str] = []
+    reader = AnswerCache(folder, size=5, run=9, on_problem=problems.append, way="read")
+    assert reader.get("k") is None
+    assert [entry["answer"] for entry in reader.entries()] == ["first", "last"]
+    assert reader.put("k", {"answer": "k"}) == Stored(stored=False, evicted=0)
+    reader.close()
+    assert not ran.exists()
+    assert not any(GOOD in problem for problem in problems)
+
+
+def test_no_part_of_a_row_is_told(folder: Path) -> None:
+    """Notes go into the log, which holds no answers."""
+    secret = "the answer itself"
+    insert(folder, ("k", 1, 1, None, f'{{"a": {secret}'))
+    query(folder, "UPDATE Cache SET value = CAST(x'ff' || 'the answer itself' AS TEXT) WHERE key = 'last'")
+    with a_run(folder) as run:
+        run.ask(["k", "last"])
+        list(run.cache.entries())
+    assert len(run.problems) > 1
+    assert not any(secret in problem for problem in run.problems), run.problems
+
+
+@pytest.mark.parametrize("variable", ["$HOME", "${HOME}"])
+def test_a_folder_named_like_a_variable_is_not_taken_for_its_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    folder = tmp_path / variable
+    with a_run(folder) as run:
+        assert run.ask(["a", "a"]) == []
+    assert not (tmp_path / "elsewhere").exists()
+    assert "its path holds the name of a variable" in run.problems[0]
 
 
 @pytest.mark.parametrize("key", ["eviction_policy", "statistics", "cull_limit", "size_limit", "tag_index"])
@@ -199,6 +299,24 @@ def test_a_journal_that_names_another_file_deletes_nothing(tmp_path: Path, folde
         assert run.ask(["first"]) == []
     assert run.problems[0].startswith("the cache was damaged (ValueError: its journal names another file)")
     assert canary.read_text(encoding="ascii") == GOOD
+
+
+@pytest.mark.parametrize("journal", [b"", b"short", bytes(600), b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(600)])
+def test_a_journal_that_names_no_other_file_is_sqlites_business(folder: Path, journal: bytes) -> None:
+    (folder / "cache.db-journal").write_bytes(journal)
+    with a_run(folder) as run:
+        assert run.ask(["first", "last"]) == ["first", "last"]
+    assert run.problems == []
+
+
+def test_a_cache_without_settings_is_set_aside(folder: Path) -> None:
+    query(folder, "DROP TRIGGER Settings_count_insert")
+    query(folder, "DROP TABLE Settings")
+    with a_run(folder) as run:
+        run.ask(["first"])
+    with a_run(folder) as run:
+        assert run.ask(["first"]) == ["first"]
+    assert run.problems == []
 
 
 @pytest.mark.parametrize("value", [b"bytes", 3, None, ["text"]])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
-
-from pytest_lmstudio.engine.cache import AnswerCache, Stored, count, next_run
+from pytest_lmstudio.engine.cache import AnswerCache, Stored, count
 from tests.unit.engine.caches import a_run, held, query, suite
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 def test_a_suite_larger_than_the_cache_hits_for_as_many_as_it_holds(tmp_path: Path) -> None:
@@ -108,6 +108,17 @@ def test_an_entry_that_went_meanwhile_is_not_brought_back_by_its_use(
     assert held(tmp_path) == suite("b", 3)
 
 
+def test_an_entry_that_this_run_uses_while_it_evicts_is_passed_over(tmp_path: Path) -> None:
+    for keys in (suite("a", 4), [], []):
+        with a_run(tmp_path, 4) as run:
+            run.ask(keys)
+    with a_run(tmp_path, 4) as run:
+        run.ask(["b-0"])  # a-0 goes, a-1 would be next
+        assert run.ask(["a-1"]) == ["a-1"]
+        run.ask(["b-1"])
+    assert sorted(held(tmp_path)) == ["a-1", "a-3", "b-0", "b-1"]
+
+
 def test_a_new_answer_for_a_known_key_takes_no_room(tmp_path: Path) -> None:
     with a_run(tmp_path) as run:
         run.ask(suite("a", 10))
@@ -140,17 +151,6 @@ def test_times_are_no_part_of_it_and_entries_never_expire(tmp_path: Path) -> Non
     with a_run(tmp_path) as run:
         run.ask(["a"])
     assert query(tmp_path, "SELECT expire_time, filename, raw, mode, tag FROM Cache") == [(None, None, 1, 1, 1)]
-
-
-@pytest.mark.parametrize(
-    ("left", "number"),
-    [("41\n", 42), ("", 1), ("x", 1), ("-3", 1), ("9" * 30, 1), ("9" * 5000, 1), ("\N{SUPERSCRIPT TWO}", 1)],
-    ids=["number", "empty", "word", "negative", "large", "huge", "no ASCII"],
-)
-def test_runs_are_numbered_whatever_the_file_holds(tmp_path: Path, left: str, number: int) -> None:
-    (tmp_path / "runs.txt").write_text(left, encoding="utf-8")
-    assert [next_run(tmp_path), next_run(tmp_path)] == [number, number + 1]
-    assert [path.name for path in tmp_path.iterdir()] == ["runs.txt"]
 
 
 def test_an_empty_or_unreadable_folder_is_counted_without_a_trace(tmp_path: Path) -> None:

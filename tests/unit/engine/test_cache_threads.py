@@ -7,7 +7,8 @@ import threading
 import warnings
 from typing import TYPE_CHECKING
 
-from pytest_lmstudio.engine.cache import AnswerCache, next_run
+from pytest_lmstudio.engine.cache import AnswerCache
+from pytest_lmstudio.engine.generation import next_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

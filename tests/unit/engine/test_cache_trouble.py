@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import diskcache
 import pytest
 
 from pytest_lmstudio.engine import cache as room
-from pytest_lmstudio.engine.cache import Stored
+from pytest_lmstudio.engine.cache import AnswerCache, Stored, count
+from pytest_lmstudio.engine.database import LOCK_WAIT_S, TRIES
 from tests.unit.engine.caches import Run, a_run, query, suite
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(30)
+
+
+UNSTORED = Stored(stored=False, evicted=0)
+NETWORK = "if that is a network file system, name a folder on a local disk with --lmstudio-dir"
 
 
 @pytest.fixture
@@ -93,7 +99,7 @@ def test_an_answer_is_not_stored_while_another_process_writes_and_writes(
     folder: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer.execute("COMMIT")
-    monkeypatch.setattr(room, "_TRIES", 2)
+    monkeypatch.setattr(room, "TRIES", 2)
     run = Run(folder, 50)
     writer.execute("BEGIN EXCLUSIVE")
     assert run.cache.get("a-0") == {"answer": "a-0"}  # readers go on
@@ -117,26 +123,26 @@ def test_a_look_up_in_a_locked_database_is_a_miss_after_some_tries(
         msg = "database is locked"
         raise sqlite3.OperationalError(msg)
 
-    monkeypatch.setattr(room, "_TRIES", 3)
+    monkeypatch.setattr(room, "TRIES", 3)
     with a_run(folder, 50) as run:
         monkeypatch.setattr(diskcache.Cache, "get", locked)
         assert run.cache.get("a-0") is None
     assert tries == ["a-0"] * 3
-    assert run.problems == [f"the cache in {folder} is not usable: OperationalError: database is locked"]
+    assert run.problems == [f"the cache in {folder} is not usable: OperationalError: database is locked; {NETWORK}"]
 
 
 def test_the_longest_wait_for_a_lock_is_about_five_seconds() -> None:
-    assert room._LOCK_WAIT_S * room._TRIES == 5.0
+    assert LOCK_WAIT_S * TRIES == 5.0
 
 
 def test_a_database_locked_from_the_start_is_left_alone(
     folder: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_TRIES", 2)
+    monkeypatch.setattr(room, "TRIES", 2)
     with a_run(folder, 50) as run:
         assert run.ask(["a-0", "a-0"]) == []
         assert list(run.cache.entries()) == []
-    why = "OperationalError: database is locked"
+    why = f"OperationalError: database is locked; {NETWORK}"
     assert run.problems == [f"the cache in {folder} cannot be opened, and nothing is cached: {why}"]
     writer.execute("COMMIT")
     with a_run(folder, 50) as run:
@@ -148,43 +154,180 @@ def test_a_database_locked_from_the_start_is_left_alone(
     ("error", "said"),
     [
         (sqlite3.OperationalError("attempt to write a readonly database"), "OperationalError: attempt to write"),
-        (sqlite3.OperationalError("disk I/O error"), "OperationalError: disk I/O error"),
+        (sqlite3.OperationalError("disk I/O error"), f"OperationalError: disk I/O error; {NETWORK}"),
+        (sqlite3.OperationalError("locking protocol"), f"OperationalError: locking protocol; {NETWORK}"),
+        (sqlite3.OperationalError("database or disk is full"), "OperationalError: database or disk is full"),
         (PermissionError(13, "Permission denied"), "PermissionError: [Errno 13] Permission denied"),
     ],
-    ids=["read-only", "disk", "permission"],
+    ids=["read-only", "disk", "locks", "full", "permission"],
 )
-def test_a_cache_that_cannot_be_written_is_left_alone(
+def test_a_cache_that_cannot_be_written_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     def refuse(*_: object) -> None:
         raise error
 
+    before = (folder / "cache.db").read_bytes()
     monkeypatch.setattr(room, "vet", refuse)
     with a_run(folder, 50) as run:
-        assert run.ask(["a-0"]) == []
+        assert run.ask(["a-0", "new", "new"]) == ["a-0"]
+        assert run.stored == 0
+        assert [entry["answer"] for entry in run.cache.entries()] == suite("a", 40)
     assert damages(folder) == []
-    assert run.problems[0].startswith(f"the cache in {folder} cannot be opened, and nothing is cached: {said}")
+    assert (folder / "cache.db").read_bytes() == before
+    (told,) = run.problems
+    assert told.startswith(f"the cache in {folder} cannot be written to ({said}")
+    assert told.endswith("): its answers are used, and none is stored")
 
 
 def test_a_damaged_database_that_cannot_be_moved_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "cache.db").write_bytes(b"no database at all")
-    run_number = (folder / "runs.txt").read_text(encoding="ascii")
 
     def in_use(*_: object) -> None:
         raise PermissionError(32, "in use")
 
     monkeypatch.setattr(room, "set_aside", in_use)
-    problems: list[str] = []
-    cache = room.AnswerCache(folder, size=5, run=int(run_number) + 1, on_problem=problems.append)
-    assert (cache.get("a-0"), cache.put("a-0", {}), list(cache.entries())) == (None, Stored(False, 0), [])  # noqa: FBT003
-    cache.close()
+    with a_run(folder, 5) as run:
+        assert (run.cache.get("a-0"), run.cache.put("a-0", {}), list(run.cache.entries())) == (None, UNSTORED, [])
     why = "DatabaseError: file is not a database"
-    assert problems == [f"the cache in {folder} cannot be opened, and nothing is cached: {why}"]
+    assert run.problems == [f"the cache in {folder} cannot be opened, and nothing is cached: {why}"]
+    assert (folder / "cache.db").read_bytes() == b"no database at all"
 
 
-def test_a_folder_where_the_database_should_be_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "cache.db").mkdir()
-    with a_run(tmp_path) as run:
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "second name"])
+def test_what_is_no_plain_file_is_set_aside_unread(tmp_path: Path, folder: Path, kind: str, suffix: str) -> None:
+    place, outside = folder / f"cache.db{suffix}", tmp_path / "outside"
+    outside.write_bytes(b"x" * 5000)
+    place.unlink(missing_ok=True)
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "second name":
+        place.hardlink_to(outside)
+    elif hasattr(os, "mkfifo"):
+        os.mkfifo(place)
+    else:
+        pytest.skip("there are no pipes in folders here")
+    with a_run(folder, 50) as run:
+        assert run.ask(["a-0", "a-0"]) == ["a-0"]  # anew
+    assert len(run.problems) == 1
+    assert run.problems[0].startswith("the cache was damaged (ValueError: it holds what is no plain file)")
+    assert outside.read_bytes() == b"x" * 5000
+
+
+def test_after_one_wait_in_vain_the_next_uses_do_not_wait(
+    folder: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that keeps the database locked must not cost each call of a run five seconds."""
+    tries: list[str] = []
+    real = diskcache.Cache.transact
+
+    def counted(cache: diskcache.Cache, retry: bool = False) -> object:
+        tries.append("")
+        return real(cache, retry)
+
+    def tries_of_a_store(key: str) -> int:
+        tries.clear()
+        run.cache.put(key, {"answer": key})
+        return len(tries)
+
+    writer.execute("COMMIT")
+    monkeypatch.setattr(room, "TRIES", 7)
+    monkeypatch.setattr(diskcache.Cache, "transact", counted)
+    run = Run(folder, 50)
+    assert tries_of_a_store("b") == 1
+    writer.execute("BEGIN EXCLUSIVE")
+    assert [tries_of_a_store("c"), tries_of_a_store("d"), tries_of_a_store("e")] == [7, 1, 1]
+    writer.execute("COMMIT")
+    assert tries_of_a_store("f") == 1
+    writer.execute("BEGIN EXCLUSIVE")
+    assert [tries_of_a_store("g"), tries_of_a_store("h")] == [7, 1]
+    writer.execute("COMMIT")
+    run.cache.close()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return what is in the database's files, but for the one that SQLite keeps for locks."""
+    found = {path.name: path.read_bytes() for path in folder.glob("cache.db*") if not path.name.endswith("-shm")}
+    return {name: data for name, data in found.items() if data}
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["file alone", "with its log"])
+def test_a_database_that_is_read_alone_is_not_touched(folder: Path, log: bool) -> None:
+    other = Run(folder, 50) if log else None
+    if other is not None:
+        other.ask(["in the log"])
+    before = files(folder)
+    problems: list[str] = []
+    cache = AnswerCache(folder, size=50, run=9, on_problem=problems.append, way="read")
+    assert cache.get("a-7") == {"answer": "a-7"}
+    assert (cache.get("in the log") is not None) is log
+    assert len(list(cache.entries())) == 40 + log
+    assert cache.put("new", {"answer": "new"}) == UNSTORED
+    cache.close()
+    assert problems == []
+    assert files(folder) == before
+    if other is not None:
+        other.cache.close()
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["file alone", "with its log"])
+def test_only_a_file_that_holds_all_is_taken_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch, log: bool) -> None:
+    """Where SQLite cannot make its files for locking, it would not look into the log."""
+    real = sqlite3.connect
+
+    def connect(database: str, *args: Any, **named: Any) -> Any:
+        if str(database).endswith("mode=ro"):
+            msg = "unable to open database file"
+            raise sqlite3.OperationalError(msg)
+        return real(database, *args, **named)
+
+    other = Run(folder, 50) if log else None
+    if other is not None:
+        other.ask(["in the log"])
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    problems: list[str] = []
+    cache = AnswerCache(folder, size=50, run=9, on_problem=problems.append, way="read")
+    monkeypatch.undo()
+    assert (cache.get("a-7") is None) is log
+    assert len(problems) == log
+    cache.close()
+    if other is not None:
+        other.cache.close()
+
+
+def test_a_file_without_a_table_is_nothing_to_read(tmp_path: Path) -> None:
+    """It is what a disk that was full from the start leaves."""
+    (tmp_path / "cache.db").touch()
+    problems: list[str] = []
+    cache = AnswerCache(tmp_path, size=50, run=9, on_problem=problems.append, way="read")
+    assert cache.get("a") is None
+    cache.close()
+    why = "OperationalError: no such table: Cache"
+    assert problems == [f"the cache in {tmp_path} cannot be opened, and nothing is cached: {why}"]
+
+
+def test_entries_that_somebody_writes_right_now_are_not_counted(folder: Path, writer: sqlite3.Connection) -> None:
+    assert count(folder) == 40  # readers go on beside a writer
+    writer.execute("COMMIT")
+    writer.execute("PRAGMA locking_mode = EXCLUSIVE")
+    writer.execute("BEGIN EXCLUSIVE")
+    assert count(folder) is None
+
+
+def test_a_cache_that_cannot_be_made_or_read_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with a_run(tmp_path / "file" / "cache") as run:
         assert run.ask(["a", "a"]) == []
-    why = "OperationalError: unable to open database file"
-    assert run.problems == [f"the cache in {tmp_path} cannot be opened, and nothing is cached: {why}"]
+        assert list(run.cache.entries()) == []
+    (told,) = run.problems
+    folder = tmp_path / "file" / "cache"
+    assert told.startswith(f"the cache in {folder} cannot be opened, and nothing is cached: NotADirectoryError: ")
+
+
+def test_two_caches_set_aside_in_one_second_are_both_kept(folder: Path) -> None:
+    for number in range(3):
+        (folder / "cache.db").write_bytes(b"no database %d" % number)
+        with a_run(folder, 5):
+            pass
+    assert sorted(path.read_bytes() for path in damages(folder)) == [b"no database %d" % number for number in range(3)]

@@ -3,85 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+import threading
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lmstudio.engine.retry import exponential
-from pytest_lmstudio.record.events import read_events
-from pytest_lmstudio.runtime import Identity, Runtime
-from pytest_lmstudio.settings import BreakerLimits, Settings
-from tests.standin import StandIn, crash, error_string, hang, html_500, loading_503, rate_limit, reply
+from pytest_lmstudio.settings import BreakerLimits
+from tests.standin import (
+    crash,
+    endless_stream,
+    error_string,
+    hang,
+    html_500,
+    length_thinking,
+    loading_503,
+    rate_limit,
+    reply,
+    stale_keep_alive,
+    stall_after_headers,
+)
 from tests.unit.engine.attempts import MODEL, request
+from tests.unit.engine.benches import one_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from pytest_lmstudio.engine.call import Engine
-    from pytest_lmstudio.record.events import Event
-    from pytest_lmstudio.records import Call
     from tests.standin import Step
+    from tests.unit.engine.benches import Bench
 
 pytestmark = pytest.mark.timeout(30)
 
 OVERFLOW = "Context size has been exceeded."
-Pick = list[tuple[Any, ...]]
-
-
-class Bench(NamedTuple):
-    """A runtime, and a server for it."""
-
-    server: StandIn
-    runtime: Runtime
-
-    @property
-    def engine(self) -> Engine:
-        return self.runtime.engine
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.runtime.loop.run(work)
-
-    def call(self, text: str = "hello", **given: Any) -> Call:
-        call: Call = self.run(self.engine.call(request(text, **given)))
-        return call
-
-    def calls(self, texts: list[str], **given: Any) -> list[Call]:
-        """Make calls at once."""
-
-        async def work() -> list[Call]:
-            asked = [request(text, number=number, **given) for number, text in enumerate(texts)]
-            return await asyncio.gather(*(self.engine.call(one) for one in asked))
-
-        calls: list[Call] = self.run(work())
-        return calls
-
-    def events(self, *names: str) -> list[Event]:
-        log = self.runtime.folder / "events.jsonl"
-        return [event for event in read_events(log).events if event["event"] in names]
-
-    def pick(self, name: str, *fields: str) -> Pick:
-        return [tuple(event[field] for field in fields) for event in self.events(name)]
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Callable[..., AbstractContextManager[Bench]]:
     """Open a bench with some settings."""
-
-    @contextmanager
-    def opened(**given: Any) -> Iterator[Bench]:
-        with StandIn(capacity=16) as server:
-            usual: dict[str, Any] = {"url": server.url, "dir": str(tmp_path / "home"), "model": MODEL, "breaker": None}
-            identity = Identity("run-1", "main", 0, None, "0")
-            runtime = Runtime(Settings(**(usual | given)), identity, token=None, strategy=exponential, fixed_model=None)
-            try:
-                yield Bench(server, runtime)
-            finally:
-                runtime.close()
-
-    return opened
+    return partial(one_process, tmp_path)
 
 
 Opened = Any
@@ -218,6 +180,49 @@ def test_when_the_leader_fails_a_follower_leads_and_a_full_cache_does_not_matter
         assert it.pick("gen_success", "stored") == [(True,), (False,)]
 
 
+def test_fifty_identical_calls_are_one_request(bench: Opened) -> None:
+    with bench() as it:
+        it.server.default = reply("one answer", delay_s=0.2)
+        calls = it.calls(["same"] * 50, cache="readwrite")
+        assert [call.reply.text for call in calls] == ["one answer"] * 50
+        assert len(it.server.requests) == 1
+        assert it.pick("gen_cached", "source") == [("coalesced",)] * 49
+
+
+def test_a_follower_that_leads_has_its_own_limit(bench: Opened) -> None:
+    with bench() as it:
+        it.server.script(hang(), reply("for the patient", delay_s=0.4))
+        hasty = it.begin("same", cache="readwrite", timeout_s=0.2)
+        it.server.wait_for(lambda: it.server.in_flight == 1)
+        patient = [it.begin("same", cache="readwrite", number=n, timeout_s=20.0) for n in (2, 3)]
+        assert hasty.result().error.kind == "timeout"
+        assert [one.result().reply.text for one in patient] == ["for the patient"] * 2
+        assert it.pick("gen_request", "timeout_ms") == [(200,), (20_000,)]
+
+
+def test_thinking_that_ate_all_tokens_reaches_who_waits_for_it_and_nobody_later(bench: Opened) -> None:
+    with bench() as it:
+        it.server.script(length_thinking("hm", delay_s=0.2))
+        calls = it.calls(["same"] * 3, cache="readwrite")
+        assert [(call.reply.text, call.reply.reasoning) for call in calls] == [("", "hm")] * 3
+        assert len(it.server.requests) == 1
+        assert it.call("same", cache="readwrite").reply.text == "echo: same"
+
+
+def test_an_interrupt_ends_leader_and_followers_and_sends_nothing_more(bench: Opened) -> None:
+    with bench() as it:
+        it.server.script(html_500(delay_s=0.3))
+        calls = [it.begin("same", cache="readwrite", number=n, retries=3) for n in range(3)]
+        it.server.wait_for(lambda: it.server.in_flight == 1)
+        it.runtime.interrupt()
+        assert [one.result().error.kind for one in calls] == ["cancelled"] * 3
+        assert len(it.server.requests) == 1
+        assert it.pick("gen_error", "attempt", "error_kind") == [
+            (1, "server_error"),
+            *[(0, "cancelled")] * 3,
+        ]
+
+
 @pytest.mark.parametrize("interrupted", [False, True], ids=["left", "interrupted"])
 def test_a_call_that_nobody_waits_for_is_abandoned_or_else_cancelled(bench: Opened, *, interrupted: bool) -> None:
     with bench() as it:
@@ -232,6 +237,30 @@ def test_a_call_that_nobody_waits_for_is_abandoned_or_else_cancelled(bench: Open
         assert it.pick("gen_abandoned", "attempt") == ([] if interrupted else [(1,)])
         cancelled = [(1, "cancelled", "network")] if interrupted else []
         assert it.pick("gen_error", "attempt", "error_kind", "error_category") == cancelled
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["left", "interrupted"])
+def test_a_call_that_was_cut_off_tells_how_far_it_got(bench: Opened, *, interrupted: bool) -> None:
+    with bench() as it:
+        it.call("first")
+        it.server.script(stale_keep_alive(), stall_after_headers())
+        it.server.default = endless_stream()
+        futures = [it.begin("stalls", timeout_s=20)]
+        it.server.wait_for(lambda: it.server.requests[-1].step == "stall_after_headers")
+        talks = threading.Event()
+        futures.append(it.runtime.loop.submit(it.engine.call(request("talks", timeout_s=20), lambda _: talks.set())))
+        assert talks.wait(20)
+        if interrupted:
+            it.runtime.interrupt()
+        for future in futures:
+            future.cancel()
+        it.server.wait_for(lambda: it.server.in_flight == 0)
+        it.run(asyncio.sleep(0))
+        if interrupted:
+            told = it.pick("gen_error", "phase", "stale_reconnects")
+            assert sorted(told) == [("receiving", 0), ("waiting", 1)]
+        else:
+            assert sorted(it.pick("gen_abandoned", "stale_reconnects")) == [(0,), (1,)]
 
 
 def test_an_interrupted_run_sends_nothing_more(bench: Opened) -> None:

@@ -139,6 +139,40 @@ def test_an_answer_that_the_cache_has_no_room_for_still_reaches_another_process(
     assert asyncio.run(work())[1] == ("followed", {"n": 1, "stored": False})
 
 
+def test_all_who_wait_in_another_process_get_an_answer_that_the_cache_has_no_room_for(
+    pair: tuple[Coalescer, Coalescer],
+) -> None:
+    async def work() -> list[Seen]:
+        leader = Caller(pair[0])
+        await leader.leads.wait()
+        followers = [Caller(pair[1]) for _ in range(25)]
+        await settle()
+        leader.end.set_result({"n": 1, "stored": False})
+        return await asyncio.gather(*(follower.task for follower in followers))
+
+    assert asyncio.run(work()) == [("followed", {"n": 1, "stored": False})] * 25
+
+
+def test_what_was_left_to_others_long_ago_is_no_answer_when_a_later_leader_fails(
+    pair: tuple[Coalescer, Coalescer],
+) -> None:
+    async def work() -> Seen:
+        first = Caller(pair[0])
+        await first.leads.wait()
+        first.end.set_result({"n": 1, "stored": False})
+        await first.task
+        later = Caller(pair[0])
+        await later.leads.wait()
+        follower = Caller(pair[1])
+        await settle()
+        later.end.set_result(None)
+        await follower.leads.wait()
+        follower.end.set_result({"n": 2})
+        return await follower.task
+
+    assert asyncio.run(work()) == ("led", {"n": 2})
+
+
 def test_what_the_cache_holds_is_left_to_the_cache(pair: tuple[Coalescer, Coalescer], tmp_path: Path) -> None:
     async def work() -> None:
         leader = Caller(pair[0])

@@ -122,3 +122,21 @@ def test_no_prompt_is_quoted(old: Any, new: Any) -> None:
 def test_a_text_in_another_place_is_cut() -> None:
     told = list(differences({"stop": "a"}, {"stop": "b" * 500}))
     assert told == [f"stop ('a' in the cache, '{'b' * 56}... asked)"]
+
+
+def test_an_entry_that_is_deeper_than_can_be_shown_is_told_so() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    why = explain_miss(request(BODY), [entry(temperature=None), {**entry(), "asked": {"body": deep}}])
+    assert why == "the nearest answer of this test differs in temperature (None in the cache, 0 asked)"
+    strange = entry()
+    strange["asked"]["body"]["temperature"] = deep
+    why = explain_miss(request(BODY), [strange])
+    assert why == "the nearest answer of this test differs in more than can be compared"
+
+
+def test_an_entry_that_differs_in_a_million_places_is_not_listed() -> None:
+    wide = [{"role": "user", "content": "x"}] * 1_000_000
+    why = explain_miss(request({**BODY, "messages": [USER] * 1_000_000}), [entry(messages=wide)])
+    assert why.endswith("; and 996 more")

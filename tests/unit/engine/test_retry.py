@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_lmstudio.engine.classify import Failure
-from pytest_lmstudio.engine.retry import STRATEGIES, Decision, Retry, decide, decorrelated, exponential
+from pytest_lmstudio.engine.retry import (
+    STRATEGIES,
+    Decision,
+    OwnStrategy,
+    Retry,
+    decide,
+    decorrelated,
+    exponential,
+    pause,
+)
 from pytest_lmstudio.errors import KINDS, ErrorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LATE = Failure(ErrorKind.TIMEOUT, "late", "waiting")
 SHARES = st.floats(0, 1, exclude_max=True)
@@ -103,12 +118,139 @@ def test_retry_after_is_obeyed_up_to_two_minutes(asked_s: float | None, decision
     assert decide(failure, retry(), retries=3, strategy=exponential) == decision
 
 
-@pytest.mark.parametrize(
-    ("told_s", "wait_s"), [(-5.0, 0.0), (7, 7.0), (1e9, 60.0), (float("inf"), 60.0), (float("nan"), 0.0)]
-)
-def test_a_users_strategy_is_kept_within_bounds(told_s: float, wait_s: float) -> None:
-    decision = decide(LATE, retry(), retries=3, strategy=lambda _: told_s)
+@pytest.mark.parametrize(("told_s", "wait_s"), [(0, 0.0), (7, 7.0), (0.5, 0.5), (1e9, 60.0), (10**400, 60.0)])
+def test_a_users_strategy_is_obeyed_up_to_a_minute(told_s: float, wait_s: float) -> None:
+    decision = decide(LATE, retry(), retries=3, strategy=OwnStrategy("mine", lambda _: told_s))
     assert decision == Decision(again=True, wait_s=wait_s)
+
+
+MINE = "the retry strategy 'mine' of the hook pytest_lmstudio_retry_strategy "
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        (None, "None"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (-5.0, "-5.0"),
+        (-(10**400), "-1" + "0" * 400),
+        (True, "a bool"),
+        ("5", "a str"),
+        ([1], "a list"),
+        (5j, "a complex"),
+        (timedelta(seconds=1), "a timedelta"),
+    ],
+    ids=str,
+)
+def test_what_is_no_time_to_wait_ends_the_call_and_names_the_hook(told: object, shown: str) -> None:
+    decision = decide(LATE, retry(), retries=3, strategy=OwnStrategy("mine", lambda _: told))
+    assert decision == Decision(again=False, wait_s=0.0, problem=f"{MINE}returned {shown}")
+
+
+class Hostile(Exception):
+    """An exception that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (LookupError("not\x1b[31m there"), r"LookupError: not\x1b[31m there (test_retry.py:{})"),
+        (SystemExit(3), "SystemExit: 3 (test_retry.py:{})"),
+        (KeyboardInterrupt(), "KeyboardInterrupt (test_retry.py:{})"),
+        (pytest.fail.Exception("no"), "Failed: no (test_retry.py:{})"),
+        (asyncio.CancelledError("stop"), "asyncio.exceptions.CancelledError: stop (test_retry.py:{})"),
+        (Hostile(), "tests.unit.engine.test_retry.Hostile: <exception str() failed> (test_retry.py:{})"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_users_strategy_raises_ends_the_call_and_is_told_with_its_place(
+    error: BaseException, shown: str
+) -> None:
+    def strategy(_: Retry) -> float:
+        raise error
+
+    place = strategy.__code__.co_firstlineno + 1
+    decision = decide(LATE, retry(), retries=3, strategy=OwnStrategy("mine", strategy))
+    assert decision == Decision(again=False, problem=f"{MINE}raised {shown.format(place)}")
+
+
+def test_a_strategy_is_not_asked_when_no_retry_is_left_or_useful() -> None:
+    asked = OwnStrategy("mine", lambda _: 1 / 0)
+    for failure, attempt in (
+        (LATE, 4),
+        (Failure(ErrorKind.BAD_REQUEST, ""), 1),
+        (Failure(ErrorKind.RATE_LIMITED, "", retry_after_s=121.0), 1),
+    ):
+        assert decide(failure, retry(attempt), retries=3, strategy=asked) == Decision(again=False)
+
+
+@given(st.integers(1, 10**6), BASES, st.integers(0, 2**64), st.sampled_from(sorted(STRATEGIES)))
+def test_the_same_seed_gives_the_same_waits(attempt: int, base_s: float, seed: int, name: str) -> None:
+    def waits() -> list[float]:
+        source, found, previous_s = random.Random(seed), [], 0.0
+        for number in range(attempt, attempt + 5):
+            facts = Retry(number, ErrorKind.TIMEOUT, "waiting", base_s, previous_s, source.random)
+            previous_s = STRATEGIES[name](facts)
+            found.append(previous_s)
+        return found
+
+    assert waits() == waits()
+
+
+@given(st.floats(0, 120), st.floats(0, 1, exclude_max=True), st.floats(0, 100))
+def test_a_server_that_asks_for_time_gets_at_least_that(asked_s: float, share: float, base_s: float) -> None:
+    failure = Failure(ErrorKind.RATE_LIMITED, "", retry_after_s=asked_s)
+    facts = retry(base_s=base_s, share=share)
+    assert decide(failure, facts, retries=3, strategy=exponential) == Decision(
+        again=True, wait_s=max(asked_s, exponential(facts))
+    )
+
+
+def test_full_jitter_is_spread_over_the_whole_of_its_bound() -> None:
+    source = random.Random(1)
+    facts = [Retry(2, ErrorKind.TIMEOUT, "waiting", 0.8, 0.0, source.random) for _ in range(4000)]
+    waits = [exponential(one) for one in facts]
+    assert 0 <= min(waits) < 0.01
+    assert 1.59 < max(waits) <= 1.6
+    assert sum(waits) / len(waits) == pytest.approx(0.8, abs=0.02)
+
+
+class Clock:
+    """A clock that sleeping moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        self.naps: list[float] = []
+        monkeypatch.setattr("pytest_lmstudio.engine.retry.time.monotonic", lambda: self.now_s)
+        monkeypatch.setattr("pytest_lmstudio.engine.retry.asyncio.sleep", self.nap)
+
+    async def nap(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        self.now_s += seconds
+
+
+def paused(seconds: float, useful: Callable[[], bool]) -> None:
+    """Drive a pause without a loop: with a faked sleep it never waits."""
+    with pytest.raises(StopIteration):
+        pause(seconds, useful).send(None)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.25, 1.0, 2.5, 120.0])
+def test_a_pause_is_as_long_as_it_was_meant(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    clock = Clock(monkeypatch)
+    paused(seconds, lambda: True)
+    assert sum(clock.naps) == pytest.approx(seconds)
+    assert max(clock.naps, default=0.0) <= 1.0
+
+
+def test_a_pause_ends_within_a_second_once_there_is_no_use_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    paused(120.0, lambda: clock.now_s < 102.5)
+    assert clock.naps == [1.0, 1.0, 1.0]
 
 
 def test_a_strategy_knows_what_went_before() -> None:

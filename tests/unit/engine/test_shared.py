@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio.engine.locks import ProcessLock
-from pytest_lmstudio.engine.shared import BREAKER_BYTES, SLOT_BYTES, Shared
+from pytest_lmstudio.engine.shared import SLOT_BYTES, SLOTS_AT, Shared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -131,9 +131,25 @@ def test_blocking_work_that_fails_is_done_by_the_next_one(folder: Path | None) -
 
 def test_the_common_memory_is_common_and_begins_as_zeros(pair: tuple[Shared, Shared]) -> None:
     one, two = (shared.memory for shared in pair)
-    assert bytes(one[:]) == bytes(BREAKER_BYTES + 2 * SLOT_BYTES)
+    assert bytes(one[:]) == bytes(SLOTS_AT + 2 * SLOT_BYTES)
     one[7] = 200
     assert two[7] == 200
+
+
+def test_the_common_memory_has_its_place_on_the_disk(tmp_path: Path) -> None:
+    # A hole in it would kill who first writes there, should the disk be full by then.
+    shared = Shared(tmp_path, 40)
+    stat = (tmp_path / "memory").stat()
+    assert stat.st_size == SLOTS_AT + 40 * SLOT_BYTES
+    assert getattr(stat, "st_blocks", stat.st_size) * 512 >= stat.st_size
+    shared.close()
+
+
+def test_what_is_put_is_never_seen_half(pair: tuple[Shared, Shared]) -> None:
+    pair[0].put(8, b"abcdefgh")
+    assert bytes(pair[1].memory[:24]) == bytes(8) + b"abcdefgh" + bytes(8)
+    with pytest.raises((IndexError, ValueError)):
+        pair[0].put(SLOTS_AT + 2 * SLOT_BYTES - 4, b"abcdefgh")
 
 
 def test_a_lock_that_is_waited_for_tells_whether_somebody_held_it(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def success(call_id: str, at_ms: float = 1000, attempt: int = 1, **fields: Any) 
 
 def error(call_id: str, kind: str = "timeout", at_ms: float = 1000, attempt: int = 1, **fields: Any) -> Event:
     known = {"latency_ms": 1000, "error_category": "network", "phase": "waiting", "status": None, "message": "no"}
-    ends = {"stale_reconnects": 0, "retry_in_ms": None, "cut_at_limit": False}
+    ends = {"stale_reconnects": 0, "retry_in_ms": None, "limit": None}
     return event("gen_error", at_ms, call_id=call_id, attempt=attempt, error_kind=kind, **{**known, **ends, **fields})
 
 

@@ -224,13 +224,6 @@ def test_an_attempt_ends_with_its_latency_though_its_line_comes_later() -> None:
     assert report_of([first[0], second[0], first[1], second[1]])["concurrency"]["peak_in_flight"] == 1
 
 
-def test_an_attempt_without_end_lasts_until_the_last_word_of_its_worker() -> None:
-    dead = [request("a", 0, worker="gw0"), cached("x") | {"worker": "gw0", "ts": "2026-11-22T00:00:00.000Z"}]
-    assert report_of([*dead, *good("b", 10, worker="gw1")])["concurrency"]["peak_in_flight"] == 1
-    alive = [request("a", 0, worker="gw0"), *good("b", 10, 20, worker="gw1"), *good("c", 20, 5, worker="gw0")]
-    assert report_of(alive)["concurrency"]["peak_in_flight"] == 3
-
-
 def test_lowered_limits_and_pauses_of_the_breaker_are_counted() -> None:
     report = report_of(
         [

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from pytest_lmstudio.record.gate import Gate, judge, percent
+from pytest_lmstudio.values import rate
+from tests.unit.record.logs import bads, cached, goods, report_of
 
 
 @pytest.mark.parametrize(
@@ -47,3 +53,54 @@ def test_an_interrupted_run_is_not_judged() -> None:
 
 def test_a_limit_is_shown_with_the_decimals_it_has() -> None:
     assert [percent(rate) for rate in (0.05, 0.025, 1.0, 0.0, 0.07)] == ["5%", "2.5%", "100%", "0%", "7%"]
+
+
+counts = st.integers(1, 5000).flatmap(lambda whole: st.tuples(st.integers(0, whole), st.just(whole)))
+#: Limits as they are written: ten-thousandths of a percent, from nothing to all.
+limits = st.integers(0, 1_000_000).map(lambda millionth: (millionth, f"{millionth / 10_000:.4f}%"))
+
+
+@given(counts, limits)
+@example((1, 20), (50_000, "5%"))
+@example((29, 100), (290_000, "29%"))
+@example((333, 1000), (333_000, "33.3%"))
+@example((7, 100), (70_000, "7%"))
+@example((1, 30), (50_000, "0.05"))
+@example((2, 30), (50_000, "0.05"))
+def test_a_share_is_judged_as_exact_arithmetic_judges_it(share: tuple[int, int], limit: tuple[int, str]) -> None:
+    (part, whole), (millionths, written) = share, limit
+    above = Fraction(part, whole) > Fraction(millionths, 1_000_000)
+    assert judge(max_error_rate=rate(written), calls_sent=whole, calls_failed=part).failed is above
+    of_tests = judge(max_error_rate=rate(written), calls_sent=10**6, calls_failed=0, tests=whole, tests_lost=part)
+    assert of_tests.failed is above
+
+
+@given(counts, st.integers(0, 100))
+def test_what_is_tolerated_stays_so_when_less_is_lost(share: tuple[int, int], percents: int) -> None:
+    part, whole = share
+    most, half, none = (
+        judge(max_error_rate=percents / 100, calls_sent=whole, calls_failed=lost).failed
+        for lost in (part, part // 2, 0)
+    )
+    assert most or not half
+    assert none is False
+
+
+def test_rates_of_nothing_are_null() -> None:
+    nothing = dict.fromkeys(("error_rate", "disconnect_rate", "first_attempt_failure_rate", "error_rate_ci95"))
+    report = report_of([cached("a")])
+    assert report["rates"] == nothing
+    assert report["gate"] == {"max_error_rate": 0.05, "failed": False, "reason": "no call was sent to the server"}
+
+
+def test_after_an_interrupt_the_rates_are_those_of_what_was_sent_and_the_gate_is_null() -> None:
+    report = report_of([*goods(9), *bads(1)], interrupted=True, llm_tests=10, llm_tests_lost=9)
+    assert report["rates"]["error_rate"] == 0.1
+    assert report["gate"] == {"max_error_rate": 0.05, "failed": None, "reason": "the run was interrupted"}
+
+
+def test_numbers_that_may_lack_calls_prove_nothing() -> None:
+    gate = judge(max_error_rate=0.05, calls_sent=10, calls_failed=0, unknown="events could not be written")
+    assert gate == Gate(
+        0.05, failed=True, reason="events could not be written, so nobody knows how many calls were lost"
+    )

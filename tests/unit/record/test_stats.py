@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_lmstudio.record.stats import percentile, ratio, spread, tally, wilson
+from pytest_lmstudio.record.stats import chance_of_more, percentile, ratio, spread, tally, wilson
 
 
 @pytest.mark.parametrize(
@@ -44,14 +46,51 @@ def test_a_ratio_of_nothing_is_none() -> None:
 @pytest.mark.parametrize(
     ("hits", "trials", "lo", "hi"),
     [
+        # Newcombe, Two-sided confidence intervals for the single proportion, Statistics in Medicine 17 (1998), table I,
+        # method 3, to four places.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_the_wilson_interval_is_the_published_one(hits: int, trials: int, lo: float, hi: float) -> None:
+    assert wilson(hits, trials) == pytest.approx((lo, hi), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "lo", "hi"),
+    [
         (2, 30, 0.01847702, 0.21323458),
         (0, 10, 0.0, 0.27753279),
         (10, 10, 0.72246721, 1.0),
         (5, 10, 0.23659309, 0.76340691),
     ],
 )
-def test_the_wilson_interval_is_that_of_the_tables(hits: int, trials: int, lo: float, hi: float) -> None:
+def test_the_wilson_interval_is_the_root_of_its_equation(hits: int, trials: int, lo: float, hi: float) -> None:
     assert wilson(hits, trials) == pytest.approx((lo, hi), abs=1e-8)
+
+
+def test_fisher_s_chance_is_that_of_his_tea() -> None:
+    # Fisher, The Design of Experiments (1935), chapter II: 8 cups, 4 of them with the milk first, 4 or 3 found.
+    assert chance_of_more(4, 4, 4, 8) == pytest.approx(1 / 70)
+    assert chance_of_more(3, 4, 4, 8) == pytest.approx(17 / 70)
+    assert (chance_of_more(0, 4, 4, 8), chance_of_more(5, 4, 4, 8)) == (1.0, 0.0)
+
+
+@given(
+    st.integers(1, 60).flatmap(
+        lambda total: st.tuples(st.just(total), st.integers(0, total), st.integers(0, total), st.integers(0, total))
+    )
+)
+def test_fisher_s_chance_is_a_sum_of_exact_counts(numbers: tuple[int, int, int, int]) -> None:
+    total, drawn, hits_of_all, hits = numbers
+    ways = [comb(hits_of_all, k) * comb(total - hits_of_all, drawn - k) for k in range(hits, drawn + 1)]
+    assert chance_of_more(hits, drawn, hits_of_all, total) == pytest.approx(sum(ways) / comb(total, drawn), abs=1e-12)
+
+
+def test_fisher_s_chance_of_a_long_run_is_found_at_once() -> None:
+    assert chance_of_more(6000, 50_000, 10_000, 100_000) < 1e-80
 
 
 def test_there_is_no_interval_without_trials() -> None:

@@ -128,7 +128,7 @@ def test_the_verdict_comes_first_and_then_what_to_do() -> None:
         '<main><section><h2>Diagnosis</h2><article class="trouble"><h3>the server asks to slow down</h3><dl>'
         "<div><dt>Seen</dt><dd>2 errors of kind rate_limited, the first: &quot;no&quot;</dd></div>"
     ) in page
-    assert "<dt>Fix</dt><dd>lower EVAL_CONCURRENCY (<code>--lmstudio-concurrency</code>)</dd>" in page
+    assert "<dt>Fix</dt><dd>set EVAL_CONCURRENCY=1 (<code>--lmstudio-concurrency=1</code>)</dd>" in page
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,23 @@ def test_what_the_server_says_cannot_drive_the_terminal() -> None:
     assert r"reply: \x1b]0;title\x07" in text
 
 
+@pytest.mark.parametrize("place", ["tools", "content", "part", "text", "type"])
+def test_what_is_nested_too_deeply_to_be_shown_is_named(place: str) -> None:
+    deep: Any = []
+    for _ in range(200_000):
+        deep = [deep]
+    asked = {"content": deep, "part": [deep], "text": [{"text": deep}], "type": [{"type": deep}]}.get(place, "Hi")
+    call = Call(chat(asked), (), reply(tool_calls=({"f": deep},) if place == "tools" else ()))
+    assert "list that cannot be shown" in render([call])
+
+
+def test_no_line_is_a_command_to_a_ci_system() -> None:
+    lines = render([Call(chat("a\n::error::b\n  ##[error]c"), (), reply("::debug::d\n::add-mask::e"))]).splitlines()
+    assert lines[1:] == [
+        "  user: a", r"    \x3a:error::b", r"      \x23#[error]c", r"  reply: \x3a:debug::d", r"    \x3a:add-mask::e",
+    ]  # fmt: skip
+
+
 def test_of_many_calls_the_last_are_shown() -> None:
     lines = render([Call(chat(f"prompt {n}"), (), reply()) for n in range(1, 24)]).splitlines()
     assert lines[:3] == [

@@ -38,7 +38,7 @@ def test_a_healthy_run_is_shown_in_full() -> None:
 
 
 def test_a_failed_gate_comes_first_and_then_what_to_do() -> None:
-    report = report_of([*goods(28), *bads(2, "rate_limited", chars=500)])
+    report = report_of([*goods(28, gap_ms=30_000), *bads(2, "rate_limited", gap_ms=1, chars=500)])
     assert list(lines(report))[:8] == [
         Line("gate FAILED: error rate 6.7% (2 of 30 calls lost) is above the limit of 5%", {"red": True, "bold": True}),
         Line("              95% interval 1.8% to 21.3%", {"red": True, "bold": True}),
@@ -46,9 +46,35 @@ def test_a_failed_gate_comes_first_and_then_what_to_do() -> None:
         Line('  seen   2 errors of kind rate_limited, the first: "no"'),
         Line("  cause  more requests come than it takes"),
         Line("  check  other programs that use the same server"),
-        Line("  fix    lower EVAL_CONCURRENCY (--lmstudio-concurrency)"),
+        Line("  fix    set EVAL_CONCURRENCY=1 (--lmstudio-concurrency=1)"),
         Line("calls         30 sent (28 ok, 2 failed)"),
     ]
+
+
+def test_three_symptoms_are_shown_in_full_and_of_the_others_what_to_change() -> None:
+    kinds = ("auth", "no_model", "bad_request", "wrong_url")
+    report = report_of([line for kind in kinds for line in bads(1, kind, kind, error_category="other")])
+    found = shown(report)
+    assert [line for line in found if line.startswith("! ")] == [
+        "! the server refuses the API token",
+        "! the server does not know the route",
+        "! the model asked for is not there",
+        "! also: the server rejects the requests; mend the request as the message says;",
+    ]
+    assert len([line for line in found if line.startswith("  cause")]) == 3
+
+
+@pytest.mark.parametrize("width", range(60, 100))
+def test_a_command_is_never_broken_over_lines(width: int) -> None:
+    report = report_of(bads(1, "out_of_memory", error_category="other"))
+    found = shown(report, width)
+    assert any("`lms load qwen --context-length 4096`" in line for line in found)
+    assert max(map(len, found)) <= width
+
+
+def test_a_command_longer_than_a_line_is_shown_whatever_becomes_of_it() -> None:
+    report = report_of(bads(1, "out_of_memory", error_category="other", model="m" * 99))
+    assert max(map(len, shown(report, 60))) <= 60
 
 
 def test_a_tolerated_loss_is_yellow() -> None:

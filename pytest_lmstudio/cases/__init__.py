@@ -1,0 +1,1 @@
+"""Declared cases: files of prompts that are known before their tests run."""

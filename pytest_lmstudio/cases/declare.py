@@ -1,0 +1,97 @@
+"""The mark ``llm_cases``: from the cases it names to one test each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_lmstudio.cases.source import BadCases, source_of
+from pytest_lmstudio.cases.template import Template
+from pytest_lmstudio.flags import PROBLEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+    from pytest_lmstudio.cases.source import Row, Source
+    from pytest_lmstudio.cases.template import Question
+
+MARKER = "llm_cases"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Case:
+    """One case; its fields stay in their file until they are asked for."""
+
+    source: Source
+    template: Template
+    offset: int
+    line: int
+
+    def row(self) -> Row:
+        """Return the fields, as an object of the caller's own.
+
+        Raises:
+            BadCases: the file was changed.
+        """
+        return self.source.at(self.offset)
+
+    def question(self) -> Question:
+        """Return what it asks.
+
+        Raises:
+            BadCases: the file was changed, or a function of the user's returned something that cannot be asked.
+        """
+        return self.template.question(self.row())
+
+    def __repr__(self) -> str:
+        """Return where it stands."""
+        return f"<case {self.source.name}:{self.line}>"
+
+
+def declare(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
+    """Make one test of each case that a mark names."""
+    try:
+        cases, ids = _read(metafunc, mark)
+    except BadCases as error:
+        problem = f"{metafunc.definition.nodeid}: @pytest.mark.{MARKER}: {error}"
+        metafunc.config.stash.setdefault(PROBLEMS, []).append(problem)
+        cases, ids = [], []
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", cases, ids=ids, indirect=True)
+
+
+def case_of(item: pytest.Item) -> Case | None:
+    """Return the case of a test, None when it has none."""
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    case = params.get("case")
+    return case if isinstance(case, Case) else None
+
+
+def _read(metafunc: pytest.Metafunc, mark: pytest.Mark) -> tuple[list[Case], list[str]]:
+    if "case" not in metafunc.fixturenames:
+        msg = "the test takes neither `reply` nor `case`; name one of them as its argument"
+        raise BadCases(msg)
+    if len(mark.args) != 1:
+        msg = f"takes one path, or one list of dicts, before its keywords; got {len(mark.args)}"
+        raise BadCases(msg)
+    template = Template(mark.kwargs)
+    source = source_of(mark.args[0], Path(metafunc.definition.path).parent)
+    found = list(_cases(source, template))
+    if not found:
+        msg = f"{source.name} holds no case"
+        raise BadCases(msg)
+    return [case for case, _ in found], [name for _, name in found]
+
+
+def _cases(source: Source, template: Template) -> Iterator[tuple[Case, str]]:
+    for row, line, offset in source.scan():
+        try:
+            template.check(row)
+            name = template.id_of(row, f"line{line}")
+        except BadCases as error:
+            msg = f"{source.name}, {source.unit} {line}: {error}"
+            raise BadCases(msg) from None
+        yield Case(source, template, offset, line), name

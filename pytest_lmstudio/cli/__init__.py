@@ -1,0 +1,1 @@
+"""The command ``pytest-lmstudio``: one module a subcommand."""

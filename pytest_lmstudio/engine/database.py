@@ -1,0 +1,191 @@
+"""The database of the cache. The only module that knows diskcache, and only a part of what that can do.
+
+diskcache unpickles what it finds (CVE-2025-69872), and follows the file names in its rows. A cache folder may come from
+somebody else, so here a key is text, a value is JSON text in its own row, and everything else is refused on every path.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import diskcache
+
+from pytest_lmstudio.engine.vetting import LARGEST_VALUE, open_to_read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+#: How long a locked database is waited for at once, and how often that is tried again. Then a look-up is a miss, and an
+#: answer is not stored. diskcache's own `retry=True` would try for ever, on a full disk too.
+LOCK_WAIT_S = 0.05
+TRIES = 100
+#: What may go wrong with a database; the last comes from a row whose number is the largest there is.
+TROUBLE = (diskcache.Timeout, sqlite3.Error, OSError, OverflowError)
+_RAW = 1
+
+T = TypeVar("T")
+
+
+class Refused(OSError):
+    """A row that we did not write; an OSError, since diskcache takes that for a miss."""
+
+
+class NotWritable(OSError):
+    """The database is not written to; that was told when it was opened."""
+
+
+class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
+    """Text keys, and text values in the row itself; no pickle, no files."""
+
+    def hash(self, key: object) -> int:
+        """Refuse: only sharded caches ask for it."""
+        del key
+        raise Refused
+
+    def put(self, key: object) -> tuple[str, bool]:
+        """Return a key as its row holds it."""
+        if not isinstance(key, str):
+            raise Refused
+        return key, True
+
+    def get(self, key: object, raw: object) -> str | None:
+        """Return a row's key, or None for one that is no text."""
+        return key if raw and isinstance(key, str) else None
+
+    def store(self, value: object, read: object, key: object = None) -> tuple[int, int, None, str]:
+        """Return a value as its row holds it."""
+        del key
+        if read or not isinstance(value, str) or len(value) > LARGEST_VALUE:
+            raise Refused
+        return 0, _RAW, None, value
+
+    def fetch(self, mode: object, filename: object, value: object, read: object) -> str:
+        """Return a row's value."""
+        if read or mode != _RAW or filename is not None or not isinstance(value, str):
+            raise Refused
+        return value
+
+    def filename(self, key: object = None, value: object = None) -> tuple[str, str]:
+        """Refuse: values never go into files."""
+        del key, value
+        raise Refused
+
+    def remove(self, file_path: object) -> None:
+        """Delete nothing: no row of ours names a file."""
+
+
+class ReadOnly:
+    """A database that is read alone, as far as `AnswerCache` asks for more of `diskcache.Cache`.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
+        self._db = open_to_read(folder)
+        try:
+            self._db.execute("SELECT 1 FROM Cache LIMIT 1")
+        except sqlite3.Error:  # there was no room for a table
+            self._db.close()
+            raise
+
+    def get(self, key: str, *, default: None = None, tag: bool = False) -> Any:
+        """Return a key's value, with its tag if that is asked for."""
+        sql = "SELECT value, tag FROM Cache WHERE key = ? AND raw = 1 AND mode = 1 AND filename IS NULL"
+        with self._lock:
+            found = self._db.execute(sql, (key,)).fetchone()
+        value, its_tag = found if found and isinstance(found[0], str) else (default, None)
+        return (value, its_tag) if tag else value
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the keys."""
+        with self._lock:
+            rows = self._db.execute("SELECT key FROM Cache WHERE raw = 1 AND typeof(key) = 'text' ORDER BY rowid")
+            return iter([key for (key,) in rows])
+
+    def transact(self) -> AbstractContextManager[None]:
+        """Refuse."""
+        raise NotWritable
+
+    def close(self) -> None:
+        """Keep what other threads use; `end` closes it."""
+
+    def end(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+
+class Nothing:
+    """Stands for a database that could not be opened: every look-up is a miss, nothing is stored."""
+
+    def get(self, *_: object, **__: object) -> tuple[None, None]:
+        """Find nothing."""
+        return None, None
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield nothing."""
+        return iter(())
+
+    def transact(self) -> AbstractContextManager[None]:
+        """Refuse."""
+        raise NotWritable
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def patiently(work: Callable[[], T], tries: int) -> T:
+    """Do work on the database, again while it is locked."""
+    for _ in range(tries - 1):
+        try:
+            return work()
+        except diskcache.Timeout:
+            continue
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+    return work()
+
+
+def open_to_write(folder: Path) -> Any:
+    """Open or make a database; one that is there was vetted before.
+
+    Raises:
+        diskcache.Timeout, sqlite3.Error, OSError: it cannot be written to.
+    """
+    if os.path.expandvars(folder) != str(folder):
+        msg = "its path holds the name of a variable, which diskcache would put the value of in its place"
+        raise OSError(msg)
+    return diskcache.Cache(
+        str(folder),
+        timeout=LOCK_WAIT_S,
+        disk=TextDisk,
+        eviction_policy="none",
+        cull_limit=0,
+        statistics=0,
+        tag_index=0,
+        size_limit=2**62,
+        sqlite_journal_mode="wal",
+        sqlite_synchronous=1,
+        sqlite_auto_vacuum=1,
+        sqlite_cache_size=8192,
+        sqlite_mmap_size=0,  # measured: half the time of a look-up after another thread's store
+    )
+
+
+def count(folder: Path) -> int | None:
+    """Return how many entries a cache holds, without opening it for writing; None when that cannot be told."""
+    try:
+        if not (folder / "cache.db").exists():
+            return 0
+        with closing(open_to_read(folder, thorough=False)) as db:
+            return int(db.execute("SELECT COUNT(*) FROM Cache").fetchone()[0])
+    except (sqlite3.Error, ValueError, OSError):
+        return None

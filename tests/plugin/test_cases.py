@@ -1,0 +1,240 @@
+"""Declared cases: one test a case, asked ahead of its turn, under the one limit."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.plugin.suite import ALONE, NO_XDIST, WORKERS
+from tests.standin import close_before_headers, endless_stream, reply
+
+if TYPE_CHECKING:
+    from tests.plugin.suite import Suite
+
+EVERYWHERE = pytest.mark.parametrize("args", [ALONE, WORKERS, NO_XDIST], ids=["n0", "n2", "no-xdist"])
+SUITE = """
+    import pytest
+    @pytest.mark.llm_cases("cases.jsonl", prompt="Say {word}.", id="word")
+    def test_it(reply, case): assert case["word"] in reply
+"""
+
+
+def write(suite: Suite, words: list[str], source: str = SUITE, **more: Any) -> None:
+    """Write a suite of one case a word."""
+    lines = [json.dumps({"word": word, **more}) for word in words]
+    (suite.pytester.path / "cases.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    suite.write(source)
+
+
+@EVERYWHERE
+def test_each_case_is_a_test_with_its_own_call(suite: Suite, args: tuple[str, ...]) -> None:
+    write(suite, ["one", "two", "three"])
+    ran = suite.run("-v", *args)
+    assert ran.words == {f"test_it[{word}]": {"PASSED"} for word in ("one", "two", "three")}
+    assert sorted(request.text for request in suite.server.requests) == ["Say one.", "Say three.", "Say two."]
+    assert ran.report["calls"] | {"total": 3, "sent": 3, "ok": 3} == ran.report["calls"]
+    assert {event["nodeid"] for event in ran.named("gen_request")} == {
+        f"test_suite.py::test_it[{word}]" for word in ("one", "two", "three")
+    }
+
+
+@EVERYWHERE
+def test_an_error_belongs_to_the_test_of_its_case(suite: Suite, args: tuple[str, ...]) -> None:
+    suite.server.when(lambda request: "two" in request.text, close_before_headers())
+    write(suite, ["one", "two", "three"], SUITE.replace("in reply", 'in reply and case["word"] != "three"'))
+    ran = suite.run("-v", "--lmstudio-retries=0", *args)
+    assert ran.words == {"test_it[one]": {"PASSED"}, "test_it[two]": {"LM-ERROR"}, "test_it[three]": {"FAILED"}}
+    assert "user: Say three." in ran.out
+    assert ran.report["calls"] | {"total": 3, "sent": 3, "failed": 1} == ran.report["calls"]
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_the_limit_holds_and_every_answer_comes_in_order(suite: Suite, limit: int) -> None:
+    suite.server.default = reply("x", delay_s=0.02)
+    words = [f"w{n:02d}" for n in range(20)]
+    write(suite, words, SUITE.replace('assert case["word"] in reply', 'assert str(reply) == "x"'))
+    ran = suite.run("-n0", f"--lmstudio-concurrency={limit}")
+    assert ran.summary == "20 passed"
+    assert suite.server.peak_in_flight == limit
+    asked = [request.text for request in suite.server.requests]
+    expected = [f"Say {word}." for word in words]
+    assert all(abs(asked.index(text) - place) < limit for place, text in enumerate(expected))
+    assert ran.report["calls"] | {"total": 20, "sent": 20, "ok": 20} == ran.report["calls"]
+
+
+def test_after_x_only_what_was_in_flight_is_abandoned(suite: Suite) -> None:
+    suite.server.when(lambda request: "first" not in request.text, endless_stream())
+    write(suite, ["first", *(f"w{n}" for n in range(20))], SUITE.replace("in reply", 'in "nothing"'))
+    ran = suite.run("-n0", "-x", "--lmstudio-concurrency=3")
+    assert ran.summary == "1 failed"
+    suite.server.wait_for(lambda: suite.server.in_flight == 0)
+    assert len(suite.server.requests) <= 4
+    calls = ran.report["calls"]
+    assert calls | {"sent": 1, "ok": 1, "failed": 0} == calls
+    assert calls["abandoned"] == calls["total"] - 1 == len(suite.server.requests) - 1
+    assert ran.report["gate"]["failed"] is False
+
+
+def test_an_answer_that_came_for_a_test_that_never_ran_is_in_no_rate(suite: Suite) -> None:
+    suite.server.when(lambda request: "w0" in request.text, reply("late", delay_s=0.5))
+    write(suite, [f"w{n}" for n in range(4)], SUITE.replace("in reply", 'in "nothing"'))
+    ran = suite.run("-n0", "-x", "--lmstudio-model=test-model")
+    assert ran.summary == "1 failed"
+    assert len(suite.server.requests) == 4
+    assert ran.report["calls"] | {"total": 4, "sent": 1, "ok": 1, "abandoned": 3} == ran.report["calls"]
+    assert ran.report["attempts"]["total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("mark", "summary"),
+    [
+        ("pytest.mark.skip", "1 passed, 3 skipped"),
+        ("pytest.mark.skipif(True, reason='no')", "1 passed, 3 skipped"),
+        ("pytest.mark.skipif('True', reason='no')", "1 passed, 3 skipped"),
+        ("pytest.mark.xfail(run=False)", "1 passed, 3 xfailed"),
+    ],
+)
+def test_what_marks_skip_is_never_asked(suite: Suite, mark: str, summary: str) -> None:
+    source = f"""
+        import pytest
+        @pytest.mark.llm_cases([{{"word": "a"}}], prompt="Say {{word}}.")
+        def test_it(reply): pass
+        @{mark}
+        @pytest.mark.llm_cases("cases.jsonl", prompt="Say {{word}}.")
+        def test_skipped(reply): pass
+    """
+    write(suite, ["one", "two", "three"], source)
+    ran = suite.run("-n0")
+    assert ran.summary == summary
+    assert [request.text for request in suite.server.requests] == ["Say a."]
+
+
+@EVERYWHERE
+def test_deselected_cases_are_never_asked(suite: Suite, args: tuple[str, ...]) -> None:
+    write(suite, [f"w{n}" for n in range(8)])
+    ran = suite.run("-k", "w2 or w5", *args)
+    assert ran.summary == "2 passed, 6 deselected" if args != WORKERS else ran.summary == "2 passed"
+    assert sorted(request.text for request in suite.server.requests) == ["Say w2.", "Say w5."]
+
+
+def test_cases_are_answered_from_the_cache(suite: Suite) -> None:
+    write(suite, ["one", "two"])
+    assert suite.run("-n0").summary == "2 passed"
+    ran = suite.run("-n0", "--lmstudio-cache=offline")
+    assert ran.summary == "2 passed"
+    assert ran.report["calls"] | {"total": 2, "cached": 2, "sent": 0} == ran.report["calls"]
+    assert len(suite.server.requests) == 2
+
+
+def test_a_case_that_is_not_in_the_cache_is_told_offline(suite: Suite) -> None:
+    write(suite, ["one"])
+    ran = suite.run("-n0", "--lmstudio-cache=offline", "--lmstudio-model=test-model")
+    assert ran.summary == "1 error"
+    assert "[cache_miss]" in ran.out
+
+
+def test_a_call_of_a_running_test_comes_before_the_cases_that_wait(suite: Suite) -> None:
+    suite.server.default = reply("x", delay_s=0.05)
+    write(
+        suite,
+        [f"w{n:02d}" for n in range(12)],
+        """
+        import pytest
+        def test_own(lm): assert str(lm("own")) == "x"
+        @pytest.mark.llm_cases("cases.jsonl", prompt="Say {word}.")
+        def test_it(reply): assert str(reply) == "x"
+        """,
+    )
+    ran = suite.run("-n0", "--lmstudio-concurrency=2", "--lmstudio-model=test-model")
+    assert ran.summary == "13 passed"
+    assert [request.text for request in suite.server.requests].index("own") <= 2
+
+
+def test_a_schema_that_is_broken_fails_its_test(suite: Suite) -> None:
+    suite.server.when(lambda request: "good" in request.text, reply('{"a": 1}'))
+    suite.server.when(lambda request: "bad" in request.text, reply('{"a": "x"}'))
+    schema = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
+    write(
+        suite,
+        ["good", "bad"],
+        f"""
+        import pytest
+        @pytest.mark.llm_cases("cases.jsonl", prompt="Say {{word}}.", id="word", schema={schema})
+        def test_it(reply): assert reply.parsed == {{"a": 1}}
+        """,
+    )
+    ran = suite.run("-n0", "-v")
+    assert ran.words == {"test_it[good]": {"PASSED"}, "test_it[bad]": {"FAILED"}}
+
+
+def test_marks_parameters_and_fields_make_the_request(suite: Suite) -> None:
+    write(
+        suite,
+        ["one"],
+        """
+        import pytest
+        @pytest.mark.llm(temperature=0.5, timeout=7)
+        @pytest.mark.llm_cases("cases.jsonl", prompt="Say {word}.", system="Be {style}.", max_tokens=9)
+        def test_it(reply, case): assert case == {"word": "one", "style": "brief", "params": {"seed": 4}}
+        """,
+        style="brief",
+        params={"seed": 4},
+    )
+    ran = suite.run("-n0")
+    assert ran.summary == "1 passed"
+    body = suite.server.requests[0].body
+    assert body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say one."}]
+    assert (body["max_tokens"], body["temperature"], body["seed"]) == (9, 0.5, 4)
+    assert ran.named("gen_request")[0]["timeout_ms"] == 7000
+
+
+@EVERYWHERE
+@pytest.mark.parametrize(
+    ("text", "source", "problem"),
+    [
+        ("", SUITE, "cases.jsonl holds no case"),
+        ('{"word": "a"}\nno\n', SUITE, "cases.jsonl, line 2: it is no JSON (Expecting value)"),
+        ('{"a": "b"}', SUITE, "cases.jsonl, line 1: the field 'word' is missing; it has: a"),
+        (
+            '{"word": "b"}',
+            SUITE.replace("reply, case", "lm").replace('case["word"] in reply', "lm"),
+            "the test takes neither `reply` nor `case`; name one of them as its argument",
+        ),
+    ],
+    ids=["empty", "bad line", "missing field", "no fixture"],
+)
+def test_wrong_cases_are_one_line_and_wrong_use(
+    suite: Suite, args: tuple[str, ...], text: str, source: str, problem: str
+) -> None:
+    (suite.pytester.path / "cases.jsonl").write_text(text)
+    suite.write(source)
+    ran = suite.run(*args)
+    assert ran.ret == 4
+    assert ran.err.strip() == f"ERROR: test_suite.py::test_it: @pytest.mark.llm_cases: {problem}"
+    assert suite.server.all_requests == []
+
+
+@pytest.mark.parametrize("name", ["reply", "case"])
+def test_without_the_mark_the_fixtures_say_what_is_missing(suite: Suite, name: str) -> None:
+    suite.write(f"def test_it({name}): pass")
+    ran = suite.run("-n0")
+    assert ran.summary == "1 error"
+    assert "need cases: mark the test with @pytest.mark.llm_cases('cases.jsonl', prompt='...')" in ran.out
+
+
+def test_tests_that_failed_are_run_again_alone(suite: Suite) -> None:
+    write(suite, ["one", "two", "three"], SUITE.replace("in reply", 'in reply and case["word"] != "two"'))
+    cached = ("-p", "cacheprovider", "-n0")
+    assert suite.run(*cached).summary == "1 failed, 2 passed"
+    ran = suite.run(*cached, "--lf", "--lmstudio-cache=off")
+    assert ran.summary == "1 failed"
+    assert [request.text for request in suite.server.requests][3:] == ["Say two."]
+
+
+def test_collecting_alone_asks_nothing(suite: Suite) -> None:
+    write(suite, ["one", "two"])
+    ran = suite.run("--collect-only", "-q")
+    assert "test_suite.py::test_it[one]" in ran.out
+    assert suite.server.all_requests == []

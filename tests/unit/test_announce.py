@@ -1,0 +1,244 @@
+"""A line on the terminal from another thread: whole, past capture, and without breaking pytest's own line."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lmstudio import announce
+from pytest_lmstudio.announce import Announcer, Line
+from pytest_lmstudio.record.events import EventWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Reporter:
+    """What is used of pytest's reporter."""
+
+    def __init__(self, begun: str = "") -> None:
+        self.currentfspath: str | None = "test_suite.py"
+        self._tw = SimpleNamespace(_current_line=begun, width_of_current_line=len(begun))
+
+
+class Terminal:
+    """A pipe that standard output leads into."""
+
+    def __init__(self) -> None:
+        self.end, begin = os.pipe()
+        self.file = os.fdopen(begin, "w", encoding="utf-8")
+
+    def shown(self) -> str:
+        """Return what was written, once nobody can write any more."""
+        self.file.close()
+        with os.fdopen(self.end, encoding="utf-8", newline="") as end:
+            return end.read().replace(os.linesep, "\n")
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    terminal.file.close()
+
+
+def test_a_line_stands_alone(terminal: Terminal) -> None:
+    begun, fresh = Reporter("test_suite.py .."), Reporter()
+    for reporter in (begun, fresh):
+        line = Line(reporter, terminal.file)
+        line.say("LM Studio: one")
+        line.say("LM Studio: two") if reporter is fresh else None
+        line.close()
+        # So that pytest begins a line of its own, and counts its columns from there.
+        assert (reporter.currentfspath, reporter._tw._current_line) == (None, "")
+    assert terminal.shown() == "\nLM Studio: one\nLM Studio: one\nLM Studio: two\n"
+
+
+def test_what_captures_the_descriptor_later_gets_nothing(terminal: Terminal, tmp_path: Path) -> None:
+    line = Line(Reporter(), terminal.file)
+    kept = os.dup(terminal.file.fileno())
+    with (tmp_path / "captured").open("wb") as captured:
+        os.dup2(captured.fileno(), terminal.file.fileno())
+        terminal.file.write("of the test\n")
+        line.say("LM Studio: one")
+        terminal.file.flush()
+        os.dup2(kept, terminal.file.fileno())
+    os.close(kept)
+    line.close()
+    assert (tmp_path / "captured").read_bytes().split() == [b"of", b"the", b"test"]
+    assert terminal.shown() == "LM Studio: one\n"
+
+
+def test_a_file_in_memory_is_written_to_as_it_is() -> None:
+    file = io.StringIO()
+    line = Line(Reporter("x"), file)
+    line.say("LM Studio: one")
+    line.close()
+    assert file.getvalue() == "\nLM Studio: one\n"
+
+
+def test_a_terminal_that_is_gone_is_no_trouble(terminal: Terminal) -> None:
+    line = Line(Reporter(), terminal.file)
+    os.close(terminal.end)
+    line.say("LM Studio: one")
+    line.close()
+    closed = io.StringIO()
+    closed.close()
+    Line(Reporter(), closed).say("LM Studio: two")
+    assert closed.closed
+
+
+def test_what_the_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    with (tmp_path / "terminal").open("w", encoding="ascii") as file:
+        line = Line(SimpleNamespace(), file)  # some other reporter
+        line.say("LM Studio: loading mod\xe8le ...")
+        line.close()
+    assert (tmp_path / "terminal").read_bytes().strip() == b"LM Studio: loading mod\\xe8le ..."
+
+
+# -- following the log -----------------------------------------------------------------------------
+
+OPENED = {"failures": 5, "pauses": 1, "pause_s": 30.0, "gave_up": False, "error_kind": "timeout", "most_pauses": 3}
+SAID = "LM Studio: 5 network errors in a row, the last one timeout: pausing 30 s (pause 1 of 3) ...\n"
+
+
+class Told:
+    """A file in memory that tells when something was written."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.written = threading.Event()
+
+    def write(self, text: str) -> None:
+        self.text += text
+        self.written.set()
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
+def session(reporter: object | None, *, dist: str = "no", collectonly: bool = False) -> Any:
+    manager = SimpleNamespace(get_plugin=lambda name: reporter if name == "terminalreporter" else None)
+    option = SimpleNamespace(collectonly=collectonly)
+    config = SimpleNamespace(pluginmanager=manager, option=option, getoption=lambda _, __: dist)
+    return SimpleNamespace(config=config)
+
+
+@pytest.fixture
+def stdout(monkeypatch: pytest.MonkeyPatch) -> Told:
+    told = Told()
+    monkeypatch.setattr(announce, "sys", SimpleNamespace(stdout=told))
+    return told
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[EventWriter]:
+    with EventWriter(tmp_path / "events.jsonl") as log:
+        yield log
+
+
+def end(loop: Generator[None, object, object]) -> None:
+    """Let the hook go on, now that the tests are done."""
+    with pytest.raises(StopIteration):
+        loop.send(None)
+
+
+def followers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "lmstudio-tell"]
+
+
+def test_what_comes_while_tests_run_is_told_soon_and_the_rest_at_the_end(stdout: Told, log: EventWriter) -> None:
+    it = Announcer(lambda: log.path)
+    loop = it.pytest_runtestloop(session(Reporter()))
+    next(loop)
+    assert followers() == []  # nobody has made a call
+    it.start()
+    it.start()
+    assert followers() == ["lmstudio-tell"]
+    log.write("breaker_open", **OPENED)
+    assert stdout.written.wait(30)
+    log.write("breaker_closed", paused_s=30.5)
+    end(loop)
+    assert stdout.text == f"{SAID}LM Studio: it answers again, going on after 30 s\n"
+    assert followers() == []
+    it.start()  # a call in a session's last teardown
+    assert followers() == []
+
+
+def test_what_is_due_by_time_is_told_without_a_further_event(
+    monkeypatch: pytest.MonkeyPatch, stdout: Told, log: EventWriter
+) -> None:
+    monkeypatch.setattr(announce, "time", SimpleNamespace(monotonic=itertools.count(0, 10).__next__))
+    it = Announcer(lambda: log.path)
+    loop = it.pytest_runtestloop(session(Reporter(), dist="load"))
+    next(loop)
+    log.write("model_load_start", model="qwen")
+    assert stdout.written.wait(30)
+    end(loop)
+    assert stdout.text == "LM Studio: loading qwen ...\n"
+
+
+def test_a_first_call_after_the_tests_starts_nothing(stdout: Told, log: EventWriter) -> None:
+    it = Announcer(lambda: log.path)
+    loop = it.pytest_runtestloop(session(Reporter()))
+    next(loop)
+    end(loop)
+    it.start()
+    assert (followers(), stdout.text) == ([], "")
+
+
+def test_a_log_that_goes_on_elsewhere_is_followed(stdout: Told, log: EventWriter, tmp_path: Path) -> None:
+    path = tmp_path / "nothing yet"
+    it = Announcer(lambda: path)
+    loop = it.pytest_runtestloop(session(Reporter(), dist="load"))
+    next(loop)
+    assert followers() == ["lmstudio-tell"]
+    log.write("breaker_open", **OPENED)
+    path = log.path
+    end(loop)
+    assert stdout.text == SAID
+
+
+@pytest.mark.parametrize(
+    "quiet",
+    [session(None, dist="load"), session(Reporter(), dist="load", collectonly=True)],
+    ids=["no terminal", "collect"],
+)
+def test_where_nothing_is_to_be_told_no_thread_is_started(stdout: Told, log: EventWriter, quiet: Any) -> None:
+    it = Announcer(lambda: log.path)
+    loop = it.pytest_runtestloop(quiet)
+    next(loop)
+    it.start()
+    assert followers() == []
+    end(loop)
+    assert stdout.text == ""
+
+
+def test_a_terminal_that_takes_nothing_does_not_hold_the_end_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, stdout: Told, log: EventWriter
+) -> None:
+    monkeypatch.setattr(announce, "_PATIENCE_S", 0.1)
+    released = threading.Event()
+    monkeypatch.setattr(stdout, "write", lambda _: released.wait(60))
+    it = Announcer(lambda: log.path)
+    loop = it.pytest_runtestloop(session(Reporter(), dist="load"))
+    next(loop)
+    log.write("breaker_open", **OPENED)
+    end(loop)
+    assert followers() == ["lmstudio-tell"]
+    released.set()
+    for thread in threading.enumerate():
+        if thread.name == "lmstudio-tell":
+            thread.join(30)
+    assert followers() == []
