@@ -211,9 +211,9 @@ class Run:
     @property
     def interrupted(self) -> bool:
         """Tell whether the run was interrupted, here or in another process."""
-        if self._interrupted or self.is_worker or "runtime" in self.__dict__:
-            return self._interrupted or ("runtime" in self.__dict__ and self.runtime.interrupted)
-        numbers = self.common.numbers()
+        if self._interrupted or "runtime" in self.__dict__:
+            return self._interrupted or self.runtime.interrupted
+        numbers = None if self.is_worker else self.common.numbers()
         return numbers is not None and numbers.interrupted_s > 0
 
     def _opened_numbers(self) -> Shared | None:
@@ -293,14 +293,16 @@ class Run:
 
     def close(self) -> None:
         """Give everything back."""
-        self.close_calls()
-        if self._unreported:  # pytest was broken off before it let us report
-            self.finish(pytest.ExitCode.INTERRUPTED)
-        self.interrupts.restore()
-        self.interrupts.done()
-        self.endings.close()
-        self.own_server.stop()
-        self.common.close()
+        try:
+            self.close_calls()
+            if self._unreported:  # pytest was broken off before it let us report
+                self.finish(pytest.ExitCode.INTERRUPTED)
+        finally:
+            self.interrupts.restore()
+            self.interrupts.done()
+            self.endings.close()
+            self.own_server.stop()
+            self.common.close()
 
 
 RUN = pytest.StashKey[Run]()

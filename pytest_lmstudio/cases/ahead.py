@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_lmstudio import marks
 from pytest_lmstudio.cases.declare import case_of
 from pytest_lmstudio.client.caller import Caller, Scope
+from pytest_lmstudio.client.waiting import wait
 from pytest_lmstudio.records import Call
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Ahead:
         self._taken = item
         started = (asked and asked.started()) or caller.start(plan)
         self._advance()
-        call = started if isinstance(started, Call) else caller.runtime.loop.wait(started)
+        call = started if isinstance(started, Call) else wait(caller.runtime, started)
         return caller.settle(call, plan.schema)
 
     def close(self, *, interrupted: bool) -> None:
@@ -153,7 +154,7 @@ class Ahead:
 
     async def _call(self, asked: _Asked) -> Call:
         async with self._gate:
-            if self._closed:
+            if self._closed or asked.caller.runtime.interrupted:
                 raise asyncio.CancelledError
             call = await asked.caller.runtime.engine.call(asked.request)
         asked.ended = True

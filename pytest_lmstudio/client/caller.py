@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -281,7 +282,7 @@ class Caller:
         """
         if self.settings.cache == "offline":
             raise Refused(Failure(ErrorKind.CACHE_MISS, "its list of models is no part of the cache", "connecting"))
-        with self.runtime.engine.wait():
+        with self.runtime.engine.wait() if self.runtime.opened else nullcontext():
             return await self.runtime.preflight.models()
 
     def server_error(self, failure: Failure) -> LMError:

@@ -61,12 +61,19 @@ def entry_of(request: Request, answer: Answer) -> dict[str, Any]:
     }
 
 
-def reply_of(request: Request, entry: dict[str, Any], *, attempts: int = 0, cached: bool = False) -> Reply | None:
+def reply_of(request: Request, entry: dict[str, Any], *, cached: bool = False) -> Reply | None:
     """Return an entry's reply, or None when the entry holds no answer to the request; entries are untrusted."""
     try:
         body = check_answer(request, entry.get("answer"))
     except (wire.BadAnswer, Refused, KeyError, TypeError, AttributeError):
         return None
+    return read_reply(request, body, entry, cached=cached)
+
+
+def read_reply(
+    request: Request, body: dict[str, Any], entry: dict[str, Any], *, attempts: int = 0, cached: bool = False
+) -> Reply:
+    """Return the reply that an answer's body, as `check_answer` returned it, and the times in its entry make."""
     latency_ms, ttft_ms = _time(entry.get("latency_ms")) or 0.0, _time(entry.get("ttft_ms"))
     usage = wire.usage_of(body)
     chat = request.endpoint == "chat"

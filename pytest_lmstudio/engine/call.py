@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_lmstudio.engine.classify import INTERRUPTED, Failure, Refused
 from pytest_lmstudio.engine.life import Life
@@ -73,9 +73,8 @@ class Engine:
             request: what to ask.
             on_piece: called with each piece of text as it comes; after the first piece nothing is tried again.
         """
-        life, task = Life(self, request, on_piece), asyncio.current_task()
-        if task is not None:
-            self.calls.add(task)
+        life, task = Life(self, request, on_piece), _task()
+        self.calls.add(task)
         try:
             if request.options.cache == "readwrite" and on_piece is None:
                 return await life.coalesced()
@@ -106,9 +105,8 @@ class Engine:
         """
         if self.interrupted():
             raise Refused(INTERRUPTED)
-        task = asyncio.current_task()
-        if task is not None:
-            self.waiting.add(task)
+        task = _task()
+        self.waiting.add(task)
         try:
             yield
         except asyncio.CancelledError:
@@ -123,3 +121,8 @@ class Engine:
         """End a call for which nothing is sent, or sent any more."""
         self.books.failed(request, failure, attempt=0)
         return Call(request, attempts, error=self.books.error(request, failure, len(attempts)))
+
+
+def _task() -> asyncio.Task[Any]:
+    """Return the present task: a coroutine that runs on a loop is always part of one."""
+    return cast("asyncio.Task[Any]", asyncio.current_task())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from pytest_lmstudio.engine.shared import Shared
 
@@ -52,7 +53,7 @@ class Coalescer:
                     yield flight.left, lambda _: None
                     return
                 async with self._over_processes(key) as contended:
-                    flight.left = self._read(key) if contended else None
+                    flight.left = _read(self._folder / f"{key}.json") if contended and self._folder else None
                     if flight.left is None:
                         self._forget(key)
                     yield flight.left, lambda entry: self._leave(key, flight, entry)
@@ -83,10 +84,9 @@ class Coalescer:
             with suppress(OSError):
                 (self._folder / f"{key}.json").unlink(missing_ok=True)
 
-    def _read(self, key: str) -> Entry | None:
-        if self._folder is None:
-            return None
-        with suppress(OSError, ValueError):
-            entry = json.loads((self._folder / f"{key}.json").read_text(encoding="ascii"))
-            return entry if isinstance(entry, dict) else None
-        return None
+
+def _read(path: Path) -> Entry | None:
+    with suppress(OSError, ValueError):
+        entry = json.loads(path.read_text(encoding="ascii"))
+        return entry if isinstance(entry, dict) else None
+    return None

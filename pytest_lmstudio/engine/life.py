@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine import wire
-from pytest_lmstudio.engine.answers import check_answer, entry_of, is_cut_thinking, reply_of
+from pytest_lmstudio.engine.answers import check_answer, entry_of, is_cut_thinking, read_reply, reply_of
 from pytest_lmstudio.engine.attempt import Answer, AttemptFailed, run_attempt
 from pytest_lmstudio.engine.cache import Stored
 from pytest_lmstudio.engine.classify import INTERRUPTED, Failure, Refused
@@ -133,7 +133,7 @@ class Life:
                 wire.encode(request.body, stream=stream),
                 limits=self.limits(timeout_s, stream=bool(stream)),
                 check=partial(check_answer, request),
-                on_piece=self.piece if self.on_piece else None,
+                on_piece=self.handing_on(),
                 progress=self.progress,
             )
         except AttemptFailed as failed:
@@ -145,11 +145,17 @@ class Life:
         self.tell(outcome, probe=probe)
         return outcome
 
-    def piece(self, piece: str) -> None:
-        """Hand a piece of text on."""
-        self.yielded = True
-        if self.on_piece:
-            self.on_piece(piece)
+    def handing_on(self) -> Callable[[str], None] | None:
+        """Return what hands each piece of text on, None when nobody takes them."""
+        on_piece = self.on_piece
+        if on_piece is None:
+            return None
+
+        def hand_on(piece: str) -> None:
+            self.yielded = True
+            on_piece(piece)
+
+        return hand_on
 
     def tell(self, outcome: Answer | AttemptFailed, *, probe: bool) -> None:
         """Let breaker and backpressure know; an error that is none of the network's shows that the server is alive."""
@@ -171,10 +177,7 @@ class Life:
         """Store, record and return an answer."""
         self.engine.timeouts.saw(self.request.model, answer.latency_ms / 1000)
         number, entry = self.number, entry_of(self.request, answer)
-        reply = reply_of(self.request, entry, attempts=number)
-        if reply is None:  # check_answer has read the same body
-            msg = "an answer that was checked cannot be read"
-            raise RuntimeError(msg)
+        reply = read_reply(self.request, answer.body, entry, attempts=number)
         stored = await self.store(entry, reply)
         if leave is not None:
             leave({**entry, "stored": stored.stored})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-if sys.platform != "win32":
+if sys.platform != "win32":  # pragma: no branch  # Windows has no fcntl
     import fcntl
 
 

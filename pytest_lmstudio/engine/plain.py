@@ -49,14 +49,10 @@ class Connection:
         await self._writer.drain()
 
     async def head(self) -> h11.Response:
-        """Return the head of the answer."""
-        while True:
-            event = await self._event()
-            if isinstance(event, h11.Response):
-                return event
-            if not isinstance(event, h11.InformationalResponse):
-                msg = "Server disconnected without sending a response."
-                raise h11.RemoteProtocolError(msg)
+        """Return the head of the answer; what comes before it is informational, such as 103 Early Hints."""
+        while not isinstance(event := await self._event(), h11.Response):
+            pass
+        return event
 
     async def body(self) -> AsyncIterator[bytes]:
         """Yield the body of the answer as it comes."""

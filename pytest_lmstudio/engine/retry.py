@@ -7,7 +7,7 @@ import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from traceback import extract_tb, format_exception_only
+from traceback import TracebackException, extract_tb
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pytest_lmstudio.text import printable
@@ -96,7 +96,9 @@ class OwnStrategy:
 def told(error: BaseException) -> str:
     """Return what a user's code raised, and where, on a line."""
     place = extract_tb(error.__traceback__)[-1]
-    said = printable(format_exception_only(error)[-1].strip(), limit=200)
+    alone = TracebackException(type(error), error, None)
+    alone.__notes__ = None  # they would come after what it says, which is the last line without them
+    said = printable(list(alone.format_exception_only())[-1].strip(), limit=200)
     return f"{said} ({Path(place.filename).name}:{place.lineno})"
 
 

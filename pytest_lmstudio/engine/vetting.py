@@ -125,8 +125,10 @@ def _check(db: sqlite3.Connection, path: Path) -> int:
         raise ValueError(msg)
     if "Cache" not in names:
         return 0
-    if "Settings" in names:
-        _check_count(db)
+    if "Settings" not in names:
+        msg = "its settings are missing"
+        raise ValueError(msg)
+    _check_count(db)
     if _size_bytes(path) > LARGEST_VALUE and db.execute(_TOO_LARGE, (LARGEST_VALUE,)).fetchone():
         msg = "it holds a value that is too large"
         raise ValueError(msg)

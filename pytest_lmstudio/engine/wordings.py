@@ -119,8 +119,6 @@ def unwrapped(message: str) -> list[str]:
             body = json.JSONDecoder().raw_decode(brace + inner)[0]
         except (ValueError, RecursionError):
             break
-        if not isinstance(body, dict):
-            break
         error = body.get("error")
         kind = error.get("type") if isinstance(error, dict) else None
         parts.append(f"{kind}: {error_message(body)}" if isinstance(kind, str) else error_message(body))

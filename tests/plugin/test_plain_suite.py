@@ -152,8 +152,8 @@ def test_markers_shows_the_marker_with_its_keywords(pytester: pytest.Pytester) -
     assert [line for line in lines if line.startswith("@pytest.mark.llm(")] == [
         (
             "@pytest.mark.llm(timeout=..., first_token_timeout=..., inter_token_timeout=..., retries=..., backoff=..., "
-            "model=..., cache=..., stream=..., max_tokens=..., temperature=..., seed=..., system=...): how the calls of "
-            "this test go (times in seconds); tests that use lm, alm or reply have this mark by themselves"
+            "model=..., cache=..., stream=..., max_tokens=..., temperature=..., seed=..., system=...): how the calls "
+            "of this test go (times in seconds); tests that use lm, alm or reply have this mark by themselves"
         )
     ]
 

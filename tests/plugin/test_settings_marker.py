@@ -8,8 +8,8 @@ from tests.plugin.inner import refusal, run
 
 WAYS = [("-n0",), ("-n2",), ("-p", "no:xdist")]
 ALLOWED = (
-    "timeout, first_token_timeout, inter_token_timeout, retries, backoff, model, cache, stream, max_tokens, temperature, "
-    "seed, system"
+    "timeout, first_token_timeout, inter_token_timeout, retries, backoff, model, cache, stream, max_tokens, "
+    "temperature, seed, system"
 )
 SECONDS = "expected seconds above 0 and up to 86400, or 'auto'"
 COUNT = "expected a whole number from 0 to 1000000"

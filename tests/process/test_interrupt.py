@@ -91,9 +91,16 @@ def ended_in(folder: Path, text: str) -> Callable[[], bool]:
     return lambda: any(text in log.read_text("utf-8") for log in folder.glob(".lmstudio/runs/*/events.jsonl"))
 
 
-@pytest.mark.parametrize("way", [("-n0", "-k", "more"), ("-n2",)], ids=["n0", "n2"])
-@pytest.mark.parametrize("group", [ALL, FIRST], ids=["all", "first"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("way", "number", "group"),
+    [
+        pytest.param(("-n0", "-k", "more"), signal.SIGINT, ALL, id="n0-ctrl-c"),
+        pytest.param(("-n0", "-k", "more"), signal.SIGTERM, FIRST, id="n0-sigterm"),
+        pytest.param(WORKERS, signal.SIGINT, ALL, id="n2-ctrl-c"),
+        pytest.param(WORKERS, signal.SIGTERM, FIRST, id="n2-sigterm-to-the-controller"),
+        pytest.param(WORKERS, signal.SIGTERM, ALL, id="n2-sigterm"),
+    ],
+)
 def test_a_second_interrupt_stops_at_once_and_still_reports(
     tmp_path: Path, server: StandIn, way: tuple[str, ...], number: int, group: bool
 ) -> None:

@@ -42,8 +42,7 @@ def ended(run: Apart) -> Ran:
     return ran
 
 
-@BOTH
-@pytest.mark.parametrize("option", ["--collect-only", "-v"])
+@pytest.mark.parametrize(("way", "option"), [("-n0", "-v"), ("-n2", "-v"), ("-n2", "--collect-only")])
 def test_while_tests_are_collected(tmp_path: Path, server: StandIn, way: str, option: str) -> None:
     source = HERE + "here.touch()\ntime.sleep(600)\ndef test_it(lm): lm('never')"
     with Apart(tmp_path, source, server.url, way, option) as run:
@@ -55,8 +54,7 @@ def test_while_tests_are_collected(tmp_path: Path, server: StandIn, way: str, op
     assert server.all_requests == []
 
 
-@BOTH
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("way", "number"), [("-n0", signal.SIGINT), ("-n2", signal.SIGINT), ("-n2", signal.SIGTERM)])
 def test_before_the_first_call(tmp_path: Path, server: StandIn, way: str, number: signal.Signals) -> None:
     source = HERE + "def test_it(lm):\n    here.touch()\n    time.sleep(600)\n    lm('never')"
     with Apart(tmp_path, source, server.url, way) as run:
@@ -67,8 +65,7 @@ def test_before_the_first_call(tmp_path: Path, server: StandIn, way: str, number
     assert not ran.home.exists()
 
 
-@BOTH
-@pytest.mark.parametrize("model", [(), ("--lmstudio-model=test-model",)], ids=["asked", "named"])
+@pytest.mark.parametrize(("way", "model"), [("-n0", ()), ("-n2", ("--lmstudio-model=test-model",))])
 def test_while_the_server_is_asked_what_it_is(tmp_path: Path, way: str, model: tuple[str, ...]) -> None:
     source = "def test_it(lm): lm('never')"
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -124,8 +121,7 @@ def test_during_a_back_off(tmp_path: Path, server: StandIn, way: str) -> None:
     assert last["attempt"] == 0
 
 
-@BOTH
-@pytest.mark.parametrize("scope", ["function", "session"])
+@pytest.mark.parametrize(("way", "scope"), [("-n0", "session"), ("-n2", "function")])
 def test_in_a_fixtures_setup(tmp_path: Path, server: StandIn, way: str, scope: str) -> None:
     client = "lm" if scope == "function" else "lm_session"
     source = f"""
@@ -143,8 +139,7 @@ def test_in_a_fixtures_setup(tmp_path: Path, server: StandIn, way: str, scope: s
     assert ran.report["cache"]["entries"] == 1
 
 
-@BOTH
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("way", "number"), [("-n0", signal.SIGINT), ("-n2", signal.SIGTERM)])
 def test_in_a_stream(tmp_path: Path, server: StandIn, way: str, number: signal.Signals) -> None:
     source = HERE + "def test_it(lm):\n    for piece in lm.stream('slow'):\n        here.touch()"
     with Apart(tmp_path, source, server.url, way) as run:
@@ -169,9 +164,15 @@ async def test_stream(alm): assert [piece async for piece in alm.stream("slow 3"
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("name", ["map", "gather", "stream"])
-@pytest.mark.parametrize("loop", ["asyncio", "anyio"])
+@pytest.mark.parametrize(
+    ("loop", "name", "number"),
+    [
+        *(("asyncio", name, signal.SIGINT) for name in ("map", "gather", "stream")),
+        ("asyncio", "map", signal.SIGTERM),
+        ("anyio", "map", signal.SIGINT),
+        ("anyio", "stream", signal.SIGTERM),
+    ],
+)
 def test_in_coroutines(tmp_path: Path, server: StandIn, loop: str, name: str, number: signal.Signals) -> None:
     source = ALM.format(mark=f"pytest.mark.{loop}", backend="asyncio") + GATHER
     calls = 1 if name == "stream" else 2

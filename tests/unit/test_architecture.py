@@ -47,7 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plugin": _ALL_BELOW_RUN | {"run"},
     "front": _ALL_BELOW_RUN | {"run"},
 }
-MAY_IMPORT_PYTEST = {"plugin", "cases.ahead", "cases.asked", "cases.declare", *_RUN_MODULES} - {"closing", "endings", "interrupt"}
+_CASES_MODULES = ("cases.ahead", "cases.asked", "cases.declare")
+MAY_IMPORT_PYTEST = {"plugin", *_CASES_MODULES, *_RUN_MODULES} - {"closing", "endings", "interrupt"}
 #: The one home of each library: everything else goes through that module.
 HOME_OF = {
     "httpx": {"engine.transport"},
@@ -163,7 +164,7 @@ def test_only_the_top_floor_imports_pytest() -> None:
     users = [
         where(entry)
         for entry in IMPORTS
-        if is_of(entry.target, "pytest") and short(entry.importer).split(".")[0] not in MAY_IMPORT_PYTEST
+        if is_of(entry.target, "pytest") and short(entry.importer) not in MAY_IMPORT_PYTEST
     ]
     check_none(users, f"Hand plain values down and turn errors into pytest's in one of {sorted(MAY_IMPORT_PYTEST)}.")
 

@@ -9,8 +9,8 @@ import pytest
 from pytest_lmstudio import marks
 
 ALLOWED = (
-    "timeout, first_token_timeout, inter_token_timeout, retries, backoff, model, cache, stream, max_tokens, temperature, "
-    "seed, system"
+    "timeout, first_token_timeout, inter_token_timeout, retries, backoff, model, cache, stream, max_tokens, "
+    "temperature, seed, system"
 )
 
 

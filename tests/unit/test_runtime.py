@@ -110,7 +110,8 @@ def test_the_newest_runs_stay_and_so_does_one_in_progress(tmp_path: Path) -> Non
     (tmp_path / "0-of-the-user").mkdir()
     prune(tmp_path, keep=names[4])
     assert KEPT_RUNS == 20
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["latest", "0-of-the-user", names[1], names[4], *names[6:]])
+    kept = ["latest", "0-of-the-user", names[1], names[4], *names[6:]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
 def test_a_link_among_the_runs_is_not_followed(tmp_path: Path) -> None:

@@ -73,10 +73,10 @@ def _bench(
 
 
 @contextmanager
-def one_process(folder: Path, **given: Any) -> Iterator[Bench]:
+def one_process(folder: Path, strategy: RetryStrategy = exponential, **given: Any) -> Iterator[Bench]:
     """Open the engine of a run without workers; the keywords are settings."""
     with StandIn(capacity=16) as server:
-        bench = _bench(server, folder / "home", Identity("run-1", "main", 0, None, "0"), given)
+        bench = _bench(server, folder / "home", Identity("run-1", "main", 0, None, "0"), given, strategy)
         try:
             yield bench
         finally:

@@ -74,6 +74,12 @@ def test_no_wait_leaves_its_bounds(attempt: int, base_s: float, previous_s: floa
     assert decorrelated(facts) <= max(base_s, 3 * (previous_s or base_s)) * (1 + 1e-9)
 
 
+def test_before_the_first_retry_nothing_was_waited_for() -> None:
+    facts = Retry(1, ErrorKind.TIMEOUT, "waiting", 0.8, random=lambda: 1.0)
+    assert facts.previous_s == 0.0
+    assert decorrelated(facts) == pytest.approx(2.4)
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_jitter_is_random_by_default(name: str) -> None:
     facts = Retry(3, ErrorKind.TIMEOUT, "waiting", 0.8, 1.0)
@@ -133,6 +139,7 @@ MINE = "the retry strategy 'mine' of the hook pytest_lmstudio_retry_strategy "
         (None, "None"),
         (float("nan"), "nan"),
         (float("inf"), "inf"),
+        (-0.5, "-0.5"),
         (-5.0, "-5.0"),
         (-(10**400), "-1" + "0" * 400),
         (True, "a bool"),
@@ -176,6 +183,32 @@ def test_what_a_users_strategy_raises_ends_the_call_and_is_told_with_its_place(
     place = strategy.__code__.co_firstlineno + 1
     decision = decide(LATE, retry(), retries=3, strategy=OwnStrategy("mine", strategy))
     assert decision == Decision(again=False, problem=f"{MINE}raised {shown.format(place)}")
+
+
+def noted(error: Exception) -> Exception:
+    error.add_note("see the\nsecond table")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (noted(LookupError("no table")), "LookupError: no table"),
+        (noted(SyntaxError("bad", ("their.py", 3, 1, "x ="))), "SyntaxError: bad"),
+        (LookupError("x" * 187), "LookupError: " + "x" * 187),
+        (LookupError("x" * 188), "LookupError: " + "x" * 184 + "..."),
+    ],
+    ids=["a note", "a note and a place", "200 characters", "201 characters"],
+)
+def test_what_a_users_code_raised_is_told_by_what_it_says_itself_at_most_200_characters(
+    error: Exception, said: str
+) -> None:
+    def strategy(_: Retry) -> float:
+        raise error
+
+    place = strategy.__code__.co_firstlineno + 1
+    decision = decide(LATE, retry(), retries=3, strategy=OwnStrategy("mine", strategy))
+    assert decision.problem == f"{MINE}raised {said} (test_retry.py:{place})"
 
 
 def test_a_strategy_is_not_asked_when_no_retry_is_left_or_useful() -> None:

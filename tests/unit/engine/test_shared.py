@@ -60,6 +60,7 @@ def test_once_runs_once_for_all_who_ask(folder: Path | None) -> None:
         return await asyncio.gather(*(shared.once("it", producer) for _ in range(5)))
 
     assert asyncio.run(work()) == [{"made_by": 1}] * 5
+    assert asyncio.run(shared.once("it", producer)) == {"made_by": 1}
     assert producer.runs == 1
     assert shared.peek("it") == {"made_by": 1}
     assert shared.peek("other") is None
@@ -150,6 +151,15 @@ def test_what_is_put_is_never_seen_half(pair: tuple[Shared, Shared]) -> None:
     assert bytes(pair[1].memory[:24]) == bytes(8) + b"abcdefgh" + bytes(8)
     with pytest.raises((IndexError, ValueError)):
         pair[0].put(SLOTS_AT + 2 * SLOT_BYTES - 4, b"abcdefgh")
+
+
+def test_the_time_of_an_interrupt_is_that_of_the_first(pair: tuple[Shared, Shared]) -> None:
+    assert pair[0].interrupted_s == 0.0
+    pair[0].interrupt()
+    first_s = pair[1].interrupted_s
+    assert first_s > 0.0
+    pair[1].interrupt()
+    assert (pair[0].interrupted_s, pair[1].interrupted_s) == (first_s, first_s)
 
 
 def test_a_lock_that_is_waited_for_tells_whether_somebody_held_it(tmp_path: Path) -> None:

@@ -166,6 +166,11 @@ def test_streams_of_all_servers_add_up(data: bytes, body: dict[str, Any] | None)
         ([tool(None, "1", "f", "{}"), tool(None, "2", "g", "{}")], [called("1", "f", "{}"), called("2", "g", "{}")]),
         ([tool("0", "1", "f", "{"), tool(None, None, None, "}")], [called("1", "f", "{}")]),
         ([tool(None, None, "f", "{}")], [called(None, "f", "{}")]),
+        # A server that sends a name where the function belongs.
+        (
+            [delta(tool_calls=[{"index": 0, "id": "1", "function": "f"}]), tool(0, None, "g", "{}")],
+            [called("1", "g", "{}")],
+        ),
     ],
 )
 def test_fragments_of_tool_calls_add_up(fragments: list[bytes], calls: list[dict[str, Any]]) -> None:

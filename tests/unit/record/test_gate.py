@@ -20,6 +20,11 @@ from tests.unit.record.logs import bads, cached, goods, report_of
         (30, 2, 0.05, True, "error rate 6.7% (2 of 30 calls lost) is above the limit of 5%"),
         (60, 3, 0.05, False, "error rate 5.0% (3 of 60 calls lost) is within the limit of 5%"),
         (1995, 100, 0.05, True, "error rate 5.01% (100 of 1995 calls lost) is above the limit of 5%"),
+        (10_000, 499, 0.05, False, "error rate 4.99% (499 of 10000 calls lost) is within the limit of 5%"),
+        (10**5, 5001, 0.05, True, "error rate 5.001% (5001 of 100000 calls lost) is above the limit of 5%"),
+        (10**6, 50_001, 0.05, True, "error rate 5.0001% (50001 of 1000000 calls lost) is above the limit of 5%"),
+        (10**7, 500_001, 0.05, True, "error rate 5.0% (500001 of 10000000 calls lost) is above the limit of 5%"),
+        (1, 1, 0.05, True, "error rate 100.0% (1 of 1 calls lost) is above the limit of 5%"),
         (100, 29, 0.29, False, "error rate 29.0% (29 of 100 calls lost) is within the limit of 29%"),
         (1, 1, 1.0, False, "error rate 100.0% (1 of 1 calls lost) is within the limit of 100%"),
         (1000, 1, 0.0, True, "error rate 0.1% (1 of 1000 calls lost) is above the limit of 0%"),
@@ -53,6 +58,7 @@ def test_an_interrupted_run_is_not_judged() -> None:
 
 def test_a_limit_is_shown_with_the_decimals_it_has() -> None:
     assert [percent(rate) for rate in (0.05, 0.025, 1.0, 0.0, 0.07)] == ["5%", "2.5%", "100%", "0%", "7%"]
+    assert percent(0.000123456) == "0.0123%"
 
 
 counts = st.integers(1, 5000).flatmap(lambda whole: st.tuples(st.integers(0, whole), st.just(whole)))

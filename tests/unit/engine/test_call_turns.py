@@ -1,0 +1,105 @@
+"""A call that waits for its turn or for others: what ends the wait, and what became of the breaker meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_lmstudio.engine.retry import OwnStrategy
+from pytest_lmstudio.settings import BreakerLimits
+from tests.standin import auth_401, hang, html_500, rate_limit, reply
+from tests.unit.engine.benches import one_process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_lmstudio.engine.retry import Retry
+    from pytest_lmstudio.records import Call
+    from tests.standin import Step
+
+pytestmark = pytest.mark.timeout(30)
+
+
+def kind_of(call: Call) -> str | None:
+    return call.error and call.error.kind
+
+
+def text_of(call: Call) -> str | None:
+    return call.reply and call.reply.text
+
+
+def test_a_call_that_is_left_while_it_waits_for_a_slot_is_abandoned_without_an_attempt(tmp_path: Path) -> None:
+    with one_process(tmp_path, concurrency=1) as it:
+        it.server.default = hang()
+        first = it.begin("first", timeout_s=20)
+        it.server.wait_for(lambda: it.server.in_flight == 1)
+        second = it.begin("second", number=2, timeout_s=20)
+        it.server.wait_for(lambda: len(it.engine.waiting) == 1)
+        second.cancel()
+        it.server.wait_for(lambda: not it.engine.waiting)
+        it.run(asyncio.sleep(0))
+        assert it.pick("gen_abandoned", "call_id", "attempt", "latency_ms") == [("c2", 0, None)]
+        assert [seen.text for seen in it.server.requests] == ["first"]
+        first.cancel()
+        it.server.wait_for(lambda: it.server.in_flight == 0)
+
+
+def test_a_call_whose_slot_comes_when_the_breaker_has_opened_gives_it_back_and_waits(tmp_path: Path) -> None:
+    with one_process(tmp_path, concurrency=1, breaker=BreakerLimits(1, 0.05)) as it:
+        it.server.script(html_500(delay_s=0.2), reply("after the pause"))
+        calls = it.calls(["opens it", "waits"])
+        assert [kind_of(call) for call in calls] == ["server_error", None]
+        assert text_of(calls[1]) == "after the pause"
+        assert calls[1].attempts[0].waited_ms >= 200 + 50
+        assert len(it.pick("breaker_closed", "paused_s")) == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"), [(rate_limit(), "rate_limited"), (auth_401(), "auth")], ids=["rate limit", "no token"]
+)
+def test_a_probe_that_is_told_no_shows_that_the_server_is_alive(tmp_path: Path, step: Step, kind: str) -> None:
+    with one_process(tmp_path, breaker=BreakerLimits(1, 0.05)) as it:
+        it.server.script(html_500(), step)
+        assert kind_of(it.call("opens it")) == "server_error"
+        assert kind_of(it.call("probes")) == kind
+        assert len(it.events("breaker_closed")) == 1
+        assert text_of(it.call("goes on")) == "echo: goes on"
+
+
+def test_an_answer_is_stored_once_another_process_has_written(tmp_path: Path) -> None:
+    with one_process(tmp_path) as it:
+        it.call("opens the cache", cache="refresh")
+        [database] = it.runtime.folder.parent.parent.rglob("cache.db")
+        it.server.script(reply("kept", delay_s=0.05))
+        with closing(sqlite3.connect(database, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            future = it.begin("waits", number=2, cache="refresh")
+            it.server.wait_for(lambda: len(it.server.requests) == 2 and it.server.in_flight == 0)
+            # The loop has deadlines of other calls to keep meanwhile.
+            assert text_of(it.call("another", number=3)) == "echo: another"
+            assert not future.done()
+            writer.execute("COMMIT")
+        assert text_of(future.result()) == "kept"
+        assert it.pick("gen_success", "call_id", "stored")[-1] == ("c2", True)
+
+
+def test_a_strategy_that_gives_no_seconds_ends_the_call_and_says_what_to_change(tmp_path: Path) -> None:
+    def odd(_: Retry) -> float:
+        return -1.0
+
+    with one_process(tmp_path, OwnStrategy("odd", odd)) as it:
+        it.server.default = html_500()
+        error = it.call(retries=3).error
+        assert error is not None
+        assert (error.kind, error.attempts, len(it.server.requests)) == ("bad_request", 1, 1)
+        said = "the retry strategy 'odd' of the hook pytest_lmstudio_retry_strategy returned -1.0"
+        assert it.pick("note", "message") == [(said,)]
+        assert str(error) == (
+            f"{said}; make it return seconds, a number from 0 up. "
+            "The call was not tried again after attempt 1 of 4 (server_error)"
+        )
+        assert it.pick("gen_error", "error_kind", "retry_in_ms") == [("server_error", None)]
