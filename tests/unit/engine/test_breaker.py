@@ -208,6 +208,12 @@ def test_an_answer_to_a_request_sent_before_the_breaker_gave_up_resumes(clock: C
     assert it.ask(PROBE_S) == Admission("go")
 
 
+def test_a_closed_breaker_admits_everybody_and_one_that_gave_up_nobody_however_late() -> None:
+    closed, given_up = BreakerState(), BreakerState(phase=GIVEN_UP, until_s=10.0)
+    assert closed.admit(0.0, PROBE_S) == (closed, Admission("go"))
+    assert given_up.admit(1e9, PROBE_S) == (given_up, Admission("give_up"))
+
+
 def test_a_breaker_that_is_off_lets_everything_through(clock: Clock) -> None:
     it = breaker(Shared(None, 4), None, [])
     trip(it, clock, times=50)

@@ -25,11 +25,11 @@ pytestmark = pytest.mark.timeout(30)
 
 
 def kind_of(call: Call) -> str | None:
-    return call.error and call.error.kind
+    return call.error.kind if call.error else None
 
 
 def text_of(call: Call) -> str | None:
-    return call.reply and call.reply.text
+    return call.reply.text if call.reply else None
 
 
 def test_a_call_that_is_left_while_it_waits_for_a_slot_is_abandoned_without_an_attempt(tmp_path: Path) -> None:

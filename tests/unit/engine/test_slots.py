@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_lmstudio.engine.pressure import Pressure
-from pytest_lmstudio.engine.shared import Shared
+from pytest_lmstudio.engine.shared import SLOTS_AT, Shared
 from pytest_lmstudio.engine.slots import Slots
 
 if TYPE_CHECKING:
@@ -155,6 +155,18 @@ def test_others_are_those_of_this_process_and_of_others(pair: tuple[Shared, Shar
         assert not ours.others_in_flight()
         assert await theirs.acquire() == foreign  # looking took nothing
         ours.release(mine)
+
+    asyncio.run(work())
+
+
+def test_a_release_adds_one_to_the_counter_of_its_slot_and_touches_nothing_else(pair: tuple[Shared, Shared]) -> None:
+    async def work() -> None:
+        ours, theirs = slots_of(pair[0], 2), pair[1]
+        pair[0].put(SLOTS_AT, (6).to_bytes(8, "little") + b"\xff" * 8)  # the second is about to overflow
+        state = bytes(theirs.memory[:SLOTS_AT])
+        for slot in (await ours.acquire(), await ours.acquire()):
+            ours.release(slot)
+        assert bytes(theirs.memory) == state + (7).to_bytes(8, "little") + bytes(8)
 
     asyncio.run(work())
 

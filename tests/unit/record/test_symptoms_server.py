@@ -250,3 +250,9 @@ def test_of_many_models_three_are_named() -> None:
 def test_a_model_for_embeddings_is_not_offered_for_a_chat() -> None:
     row = rows_of([preflight(id="embed", type="embedding"), *of_kind("no_model")])["the model asked for is not there"]
     assert row["fix"] == ROW["the model asked for is not there"].fix
+
+
+def test_prompts_of_unknown_length_are_told_no_size_to_load() -> None:
+    lines = [{**line, "prompt_chars": None} for line in overflow("Context size has been exceeded.")]
+    row = rows_of(lines)["prompts do not fit into the model's context"]
+    assert row["fix"] == "load the model with a larger context (`lms load --context-length`), or shorten the prompts"
