@@ -224,7 +224,7 @@ def test_in_the_end_of_a_session_that_hangs(tmp_path: Path, server: StandIn) -> 
         run.signal(signal.SIGINT)
         run.wait_until((tmp_path / "here").exists)
         run.signal(signal.SIGINT)
-        server.wait_for(lambda: server.in_flight == 0, 2.5)
+        server.wait_for(lambda: server.in_flight == 0, 3.5)
         ran = ended(run)
     assert ran.ret == -signal.SIGINT, ran.out
     assert ran.report["exit_status"] == 2

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from pytest_lmstudio.engine.pressure import Pressure
 from pytest_lmstudio.engine.shared import SLOTS_AT, Shared
 from pytest_lmstudio.engine.slots import Slots
+from tests.unit.engine import virtual
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.timeout(20)
 
 @pytest.fixture(params=["one process", "workers"])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shared]:
-    shared = Shared(tmp_path if request.param == "workers" else None, 3)
+    shared = Shared(tmp_path if request.param == "workers" else None, 4)
     yield shared
     shared.close()
 
@@ -180,3 +182,66 @@ def test_one_process_alone_makes_no_files_and_knows_its_others() -> None:
         assert slots.others_in_flight()
 
     asyncio.run(work())
+
+
+def test_a_slot_freed_by_another_process_is_taken_within_4_ms(pair: tuple[Shared, Shared]) -> None:
+    async def work() -> list[float]:
+        other, mine = (slots_of(shared, 1) for shared in pair)
+        clock = asyncio.get_running_loop().time
+        held = await other.acquire()
+        waiting = asyncio.create_task(mine.acquire())
+        await asyncio.sleep(0.0302)
+        other.release(held)
+        freed_s = clock()
+        await waiting
+        return [round(freed_s, 4), round(clock(), 4)]
+
+    assert virtual.run(work()) == [0.0302, 0.032]
+
+
+def test_a_slot_of_a_killed_process_is_taken_within_100_ms(pair: tuple[Shared, Shared]) -> None:
+    async def work() -> float:
+        other, mine = (slots_of(shared, 1) for shared in pair)
+        held = await other.acquire()
+        waiting = asyncio.create_task(mine.acquire())
+        await asyncio.sleep(0.01)
+        other._locks[held].release()  # as the kernel does, which moves no counter
+        await waiting
+        return round(asyncio.get_running_loop().time(), 4)
+
+    assert virtual.run(work()) == 0.1
+
+
+def test_the_first_slot_comes_first(shared: Shared) -> None:
+    slots = Slots(shared, 3, Pressure(shared, 3, None, lambda *_: None))
+
+    assert asyncio.run(slots.acquire()) == 0
+
+
+@dataclass
+class Lowered:
+    """Backpressure that a test turns."""
+
+    limit: int
+
+
+@pytest.mark.parametrize("held", [2, 3])
+def test_no_slot_is_given_while_more_are_held_than_the_limit_now_allows(shared: Shared, held: int) -> None:
+    async def work() -> bool:
+        pressure = Lowered(4)
+        slots = Slots(shared, 4, cast("Pressure", pressure))
+        taken = [await slots.acquire() for _ in range(4)]
+        for slot in taken[: 4 - held]:
+            slots.release(slot)
+        pressure.limit = 2
+        waiting = asyncio.create_task(slots.acquire())
+        await settle()
+        given = waiting.done()
+        waiting.cancel()
+        return given
+
+    assert asyncio.run(work()) is False
+
+
+def test_with_no_request_in_flight_there_are_no_others(shared: Shared) -> None:
+    assert slots_of(shared, 3).others_in_flight() is False
