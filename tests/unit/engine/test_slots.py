@@ -245,3 +245,11 @@ def test_no_slot_is_given_while_more_are_held_than_the_limit_now_allows(shared: 
 
 def test_with_no_request_in_flight_there_are_no_others(shared: Shared) -> None:
     assert slots_of(shared, 3).others_in_flight() is False
+
+
+def test_while_the_limit_is_lowered_every_process_uses_the_same_first_slots(shared: Shared) -> None:
+    async def work() -> list[int]:
+        slots = Slots(shared, 4, cast("Pressure", Lowered(2)), first=2)
+        return [await slots.acquire() for _ in range(2)]
+
+    assert asyncio.run(work()) == [0, 1]
