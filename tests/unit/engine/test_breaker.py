@@ -364,3 +364,11 @@ def test_when_the_mark_of_the_prober_is_free_its_process_is_dead(clock: Clock, t
     assert clock.now_s == began_s
     one.close()
     two.close()
+
+
+def test_a_healthy_answer_takes_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Shared(None, 4)
+    it = breaker(shared, LIMITS, [])
+    monkeypatch.setattr(shared, "guard", lambda: pytest.fail("locked"))
+    it.succeeded(probe=False)
+    assert it.ask(PROBE_S) == Admission("go")
