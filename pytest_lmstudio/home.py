@@ -88,7 +88,7 @@ class Home:
             OSError: neither folder takes them.
         """
         own, spare = self._runs / run_id, spare_folder(run_id)
-        if here and (own.is_dir() or self.make_run(run_id) is None):
+        if here and self.make_run(run_id) is None:  # what it makes may be gone, although the folder is there
             with suppress(OSError):
                 gather(own / LOG, spare, into=own / LOG)
                 with suppress(OSError):

@@ -16,6 +16,8 @@ DEFAULTS: Mapping[str, Any] = {
     "url": "http://127.0.0.1:1234",
     "model": None,
     "timeout": 45.0,
+    "first_token_timeout": None,
+    "inter_token_timeout": 60.0,
     "retries": 3,
     "backoff": 0.8,
     "retry_strategy": "exponential",
