@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.cli import runs
 from pytest_lmstudio.cli.screen import Failure
 from pytest_lmstudio.text import printable
 
-_EXAMPLES = """\
+if TYPE_CHECKING:
+    import argparse
+
+HELP = "pack what is known of a run for somebody else"
+DESCRIPTION = "Writes escalation.zip into the folder of a run, and prints its path."
+EXAMPLES = """\
 examples:
   pytest-lmstudio bundle                                of the newest run
   pytest-lmstudio bundle 20261122-123456-1a2b3c4d       of the run with this id
@@ -23,19 +27,9 @@ hold them. The environment variables in it are those of this shell.
 """
 
 
-def add(commands: Any, *, parents: list[argparse.ArgumentParser], epilog: str) -> None:
-    """Add the subcommand to the parser."""
-    parser = commands.add_parser(
-        "bundle",
-        parents=parents,
-        help="pack what is known of a run for somebody else",
-        description="Writes escalation.zip into the folder of a run, and prints its path.",
-        epilog=_EXAMPLES + epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what can be typed behind the subcommand."""
     parser.add_argument("runs", metavar="RUN", nargs="?", default=runs.LATEST, help="a run's id or folder, or latest")
-    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:

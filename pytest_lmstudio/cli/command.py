@@ -20,6 +20,8 @@ exit status:
   1  `report` showed a run whose gate failed
   2  wrong use, or something could not be read, shown or written
 """
+#: A module a subcommand: its texts, its arguments, and `run`, which returns the exit status.
+_COMMANDS = {"report": report, "bundle": bundle}
 
 
 class _Version(argparse.Action):
@@ -68,8 +70,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (report, bundle):
-        module.add(commands, parents=[_home_option()], epilog=_STATUS)
+    for name, module in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            parents=[_home_option()],
+            help=module.HELP,
+            description=module.DESCRIPTION,
+            epilog=module.EXAMPLES + _STATUS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.arguments(command)
+        command.set_defaults(run=module.run)
     return parser
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lmstudio.cli import runs, screen
 from pytest_lmstudio.cli.screen import Failure, complain
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
 
     from pytest_lmstudio.cli.runs import StoredRun
     from pytest_lmstudio.report.terminal import Line
 
-_EXAMPLES = """\
+HELP = "show the report of a run"
+DESCRIPTION = "Shows the report of runs, as at the end of each."
+EXAMPLES = """\
 examples:
   pytest-lmstudio report                                the newest run
   pytest-lmstudio report 20261122-123456-1a2b3c4d       the run with this id
@@ -31,24 +33,14 @@ A run that was killed has no report: it is rebuilt from its log, and kept. One i
 """
 
 
-def add(commands: Any, *, parents: list[argparse.ArgumentParser], epilog: str) -> None:
-    """Add the subcommand to the parser."""
-    parser = commands.add_parser(
-        "report",
-        parents=parents,
-        help="show the report of a run",
-        description="Shows the report of runs, as at the end of each.",
-        epilog=_EXAMPLES + epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what can be typed behind the subcommand."""
     parser.add_argument(
         "runs", metavar="RUN", nargs="*", help="a run's id or folder, a report.json, or latest (the default)"
     )
     parser.add_argument("--html", metavar="PATH", help="write the report of one run as an HTML page as well")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, in ASCII, one document a run")
     parser.add_argument("--rebuild", action="store_true", help="make the report anew from the run's log, and keep it")
-    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:

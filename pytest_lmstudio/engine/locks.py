@@ -54,12 +54,18 @@ class ProcessLock:
             LockError: the file cannot be locked by anybody.
         """
         try:
-            self._lock.acquire(timeout=0)
+            self._acquire(0)
         except Timeout:
             return False
+        return True
+
+    def _acquire(self, timeout_s: float) -> None:
+        try:
+            self._lock.acquire(timeout_s, poll_interval=0.001)
+        except Timeout:
+            raise
         except (OSError, NotImplementedError) as error:
             raise LockError(self._path, error) from None
-        return True
 
     def release(self) -> None:
         """Give the lock back; nothing happens when it is not held."""
@@ -72,10 +78,7 @@ class ProcessLock:
         Raises:
             LockError: the file cannot be locked by anybody.
         """
-        try:
-            self._lock.acquire(poll_interval=0.001)
-        except (OSError, NotImplementedError) as error:
-            raise LockError(self._path, error) from None
+        self._acquire(-1)  # for as long as it takes
         try:
             yield
         finally:

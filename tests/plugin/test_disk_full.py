@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from tests.plugin.suite import Ran, Suite
 
+pytestmark = pytest.mark.usefixtures("temporary")
 WAYS = pytest.mark.parametrize("way", [ALONE, WORKERS], ids=["n0", "n2"])
 TWELVE = """
     import pytest
@@ -25,16 +25,6 @@ TWELVE = """
     def test_it(lm, n):
         assert lm(f"prompt {n}").text == f"echo: prompt {n}"
 """
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files of its own, in which a test can see what is left."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def run_folder(ran: Ran, suite: Suite) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from tests.plugin.suite import Suite
 
+pytestmark = pytest.mark.usefixtures("temporary")
 WAYS = pytest.mark.parametrize("way", [ALONE, WORKERS], ids=["n0", "n2"])
 SUITE = """
     import pathlib, shutil
@@ -39,15 +39,6 @@ DONE = {
         "[(path.unlink(), path.mkdir()) for path in pathlib.Path('.lmstudio').glob('runs/*/*.jsonl')]"
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 @WAYS

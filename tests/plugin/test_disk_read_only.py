@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from tests.plugin.suite import Ran, Suite
 
+pytestmark = pytest.mark.usefixtures("temporary")
 WAYS = pytest.mark.parametrize("way", [ALONE, WORKERS], ids=["n0", "n2"])
 THREE = """
     import pytest
@@ -24,16 +24,6 @@ THREE = """
     def test_it(lm, n):
         assert lm(f"prompt {n}").text == f"echo: prompt {n}"
 """
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files of its own, in which a test can see what is left."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def notes_of(ran: Ran) -> str:
