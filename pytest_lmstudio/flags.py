@@ -21,7 +21,7 @@ class Flag(NamedTuple):
     Attributes:
         name: the field of `Settings`; command line and ini names derive from it.
         env: the environment variable.
-        metavar: what the help shows as the value.
+        metavar: what the help shows as the value; empty for a switch, which is on or off.
         help: one line.
     """
 
@@ -34,6 +34,11 @@ class Flag(NamedTuple):
     def option(self) -> str:
         """Return the command line's name."""
         return f"--lmstudio-{self.name.replace('_', '-')}"
+
+    @property
+    def negated(self) -> str:
+        """Return the command line's name that turns a switch off."""
+        return self.option.replace("--", "--no-", 1)
 
     @property
     def ini(self) -> str:
@@ -89,11 +94,15 @@ FLAGS: tuple[Flag, ...] = (
         "'gate': lost calls count against the rate; 'fail': each fails its test",
     ),
     Flag("stream", "LLM_STREAM", "", "Let answers travel as event streams (the default)"),
+    Flag("order", "LMSTUDIO_ORDER", "HOW", "'affinity': tests of one model run together; or 'as-written'"),
     Flag("recipe", "LLM_RECIPE", "NAME", "Preset: slow-model, fast-feedback, stress or noisy-network"),
     Flag("wait", "LMSTUDIO_WAIT", "SECONDS", "How long to wait for a server that is still starting"),
     Flag("dir", "LMSTUDIO_DIR", "PATH", "Folder of cache and runs; by default .lmstudio under rootdir"),
     Flag("report", "LMSTUDIO_REPORT", "PATH", "Where a further copy of report.json goes"),
     Flag("html", "LMSTUDIO_HTML", "PATH", "Where the report goes as one HTML page"),
+    Flag("html_texts", "LMSTUDIO_HTML_TEXTS", "", "Put prompts and replies into the HTML page"),
+    Flag("metrics_port", "LMSTUDIO_METRICS_PORT", "PORT", "Serve Prometheus metrics on 127.0.0.1 meanwhile"),
+    Flag("metrics_file", "LMSTUDIO_METRICS_FILE", "PATH", "Where metrics go at the end, for the textfile collector"),
 )
 
 #: A native TOML table may hold a number as a number; pytest takes that since 9.2, before it every value is a string.
@@ -104,10 +113,10 @@ def add_options(parser: pytest.Parser) -> None:
     """Register every setting as a command line option and as an ini value."""
     group = parser.getgroup("lmstudio", "evals against a local model server (pytest-lmstudio)")
     for flag in FLAGS:
-        if flag.name == "stream":
-            whole = "Let answers travel whole"
+        if not flag.metavar:
+            undone = f"Turn {flag.option} off"
             group.addoption(flag.option, dest=flag.ini, action="store_const", const="on", help=flag.help)
-            group.addoption("--no-lmstudio-stream", dest=flag.ini, action="store_const", const="off", help=whole)
+            group.addoption(flag.negated, dest=flag.ini, action="store_const", const="off", help=undone)
         else:
             group.addoption(flag.option, dest=flag.ini, metavar=flag.metavar, help=flag.help)
         parser.addini(flag.ini, f"{flag.help.replace('%%', '%')} (as {flag.option})", _INI_TYPE, default=None)

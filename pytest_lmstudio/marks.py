@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio import values
+from pytest_lmstudio.keywords import MARK_KEYWORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -68,17 +69,17 @@ def _merged(item: pytest.Item) -> dict[str, Any]:
 
 
 def _checked(item: pytest.Item, name: str, value: object) -> Any:
-    if name not in values.MARKER:
+    if name not in MARK_KEYWORDS:
         import difflib
 
-        near = difflib.get_close_matches(name, values.MARKER, n=1)
+        near = difflib.get_close_matches(name, MARK_KEYWORDS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(_text(item, f"unknown keyword {name!r}; {hint}allowed: {', '.join(values.MARKER)}"))
+        raise ValueError(_text(item, f"unknown keyword {name!r}; {hint}allowed: {', '.join(MARK_KEYWORDS)}"))
     try:
-        return values.MARKER[name](value)
+        return MARK_KEYWORDS[name](value)
     except ValueError as error:
         raise ValueError(
-            _text(item, f"{name}={values.quoted(value)}: {error}; allowed keywords: {', '.join(values.MARKER)}")
+            _text(item, f"{name}={values.quoted(value)}: {error}; allowed keywords: {', '.join(MARK_KEYWORDS)}")
         ) from None
 
 

@@ -48,11 +48,15 @@ _PARSERS: dict[str, Parser] = {
     "max_error_rate": Parser(values.rate),
     "on_error": Parser(values.one_of("gate", "fail")),
     "stream": Parser(values.switch),
+    "order": Parser(values.one_of("affinity", "as-written")),
     "recipe": Parser(values.recipe),
     "wait": Parser(values.wait),
     "dir": Parser(values.folder),
     "report": Parser(values.file),
     "html": Parser(values.file),
+    "html_texts": Parser(values.switch),
+    "metrics_port": Parser(values.port),
+    "metrics_file": Parser(values.file),
 }
 
 #: Names of `engine.retry.STRATEGIES`, known here so that a plain suite need not load that room.
@@ -214,6 +218,6 @@ def header_lines(resolved: Resolved, default_dir: Path) -> list[str]:
 
 
 def _spelled(flag: Flag, source: Source, *, negated: bool = False) -> str:
-    option = flag.option.replace("--", "--no-", 1) if negated else flag.option
+    option = flag.negated if negated else flag.option
     names = {"command line": option, "environment": flag.env, "ini": flag.ini}
     return names.get(source, source)

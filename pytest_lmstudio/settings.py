@@ -41,11 +41,15 @@ class Settings:
         max_error_rate: the gate, 0 to 1.
         on_error: ``gate`` or ``fail``.
         stream: whether answers travel as event streams.
+        order: ``affinity`` runs tests of one model together, ``as-written`` leaves their order alone.
         recipe: the recipe's name, or None.
         wait: seconds that the preflight waits for a server that is still starting.
         dir: folder of cache and runs, absolute.
         report: where a further copy of report.json goes, or None.
         html: where the HTML page goes, or None.
+        html_texts: whether that page holds prompts and replies.
+        metrics_port: TCP port of 127.0.0.1 for Prometheus metrics, 0 for any that is free, or None.
+        metrics_file: where metrics go at the end, or None.
         params: request parameters that a recipe adds, such as ``max_tokens``.
     """
 
@@ -66,11 +70,15 @@ class Settings:
     max_error_rate: float = 0.05
     on_error: Literal["gate", "fail"] = "gate"
     stream: bool = True
+    order: Literal["affinity", "as-written"] = "affinity"
     recipe: str | None = None
     wait: float = 0.0
     dir: str = ".lmstudio"
     report: str | None = None
     html: str | None = None
+    html_texts: bool = False
+    metrics_port: int | None = None
+    metrics_file: str | None = None
     params: tuple[tuple[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:

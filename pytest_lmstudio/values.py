@@ -1,4 +1,4 @@
-"""How single values are read and checked, wherever they come from: text of a command line, values of a marker."""
+"""How single values are read and checked: text of a command line, of the environment, of an ini file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_lmstudio.settings import BreakerLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 RECIPES: dict[str, dict[str, Any]] = {
     "slow-model": {"timeout": 90.0, "concurrency": 2},
@@ -23,6 +23,7 @@ _LOOPBACK = re.compile(r"localhost\.?|127(?:\.\d{1,3}){1,3}|::1")
 MOST_CONCURRENCY = 256
 _MOST_SECONDS = 86_400.0
 _MOST_COUNT = 1_000_000
+_LAST_PORT = 65_535
 
 
 def quoted(value: object) -> str:
@@ -44,7 +45,7 @@ def shown(name: str, value: object) -> str:
     """Return a resolved value as the header shows it."""
     if name == "max_error_rate" and isinstance(value, float):
         return f"{value:.4g}" if value > 1 else f"{value * 100:.4g}%"
-    if name == "stream":
+    if isinstance(value, bool):
         return "on" if value else "off"
     if value is None and name in {"breaker", "latency_threshold", "first_token_timeout", "inter_token_timeout"}:
         return "off"
@@ -127,6 +128,14 @@ def concurrency(text: str) -> int:
         msg = f"expected a whole number from 1 to {MOST_CONCURRENCY}"
         raise ValueError(msg)
     return count
+
+
+def port(text: str) -> int:
+    """Read a TCP port; 0 is any that is free."""
+    expected = f"expected a port from 0 to {_LAST_PORT}"
+    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > _LAST_PORT:
+        raise ValueError(expected)
+    return int(text)
 
 
 def positive(text: str) -> int:
@@ -241,87 +250,3 @@ def is_loopback(base_url: str) -> bool:
     from urllib.parse import urlsplit
 
     return _LOOPBACK.fullmatch(urlsplit(base_url).hostname or "") is not None
-
-
-# What a marker and a call may hold, as Python values.
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an int that no float can hold
-        return False
-
-
-def _checked(parse: Callable[[str], Any]) -> Callable[[object], Any]:
-    def check(value: object) -> Any:
-        if not _is_number(value) and value != "auto":
-            msg = "expected a number" if parse is not timeout else "expected seconds above 0 and up to 86400, or 'auto'"
-            raise ValueError(msg)
-        return parse(str(value))
-
-    return check
-
-
-def _token_timeout(value: object) -> float | None:
-    if value == "off" or _is_number(value):
-        return threshold(str(value))
-    msg = "expected seconds above 0, or 'off'"
-    raise ValueError(msg)
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        msg = "expected True or False"
-        raise ValueError(msg)  # noqa: TRY004  # one kind of error for every wrong value
-    return value
-
-
-def _str(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        msg = "expected a text that is not empty"
-        raise ValueError(msg)
-    return value
-
-
-def _tokens(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        msg = "expected a whole number from 1"
-        raise ValueError(msg)
-    return value
-
-
-def _seed(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        msg = "expected a whole number"
-        raise ValueError(msg)  # noqa: TRY004  # one kind of error for every wrong value
-    return value
-
-
-def _temperature(value: object) -> float:
-    if not _is_number(value) or value < 0:  # type: ignore[operator]  # _is_number has seen to it
-        msg = "expected a number from 0"
-        raise ValueError(msg)
-    return value  # type: ignore[return-value]
-
-
-#: Keywords that say how a call travels; they never enter the request body.
-TRANSPORT: Mapping[str, Callable[[object], Any]] = {
-    "timeout": _checked(timeout),
-    "first_token_timeout": _token_timeout,
-    "inter_token_timeout": _token_timeout,
-    "retries": _checked(retries),
-    "backoff": _checked(backoff),
-    "model": _str,
-    "cache": _flag,
-    "stream": _flag,
-}
-
-#: Keywords of the marker.
-MARKER: Mapping[str, Callable[[object], Any]] = {
-    **TRANSPORT,
-    "max_tokens": _tokens,
-    "temperature": _temperature,
-    "seed": _seed,
-    "system": _str,
-}

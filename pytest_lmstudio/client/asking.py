@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio import values
+from pytest_lmstudio.keywords import MARK_KEYWORDS, TRANSPORT
 from pytest_lmstudio.records import CallOptions
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ BODY = frozenset({
     "temperature", "tool_choice", "tools", "top_k", "top_logprobs", "top_p", "ttl",
 })  # fmt: skip
 #: Keywords whose values are checked here, since a wrong one would be a puzzle in the server's answer.
-_CHECKED = {name: values.MARKER[name] for name in ("max_tokens", "temperature", "seed")}
+_CHECKED = {name: MARK_KEYWORDS[name] for name in ("max_tokens", "temperature", "seed")}
 _OWN = frozenset({"messages", "model", "stream", "stream_options", "input", "n"})
 
 
@@ -43,7 +44,7 @@ class Asked(NamedTuple):
 
 def effective(settings: Settings, marker: Mapping[str, Any]) -> Settings:
     """Return the settings as a test's marker changes them."""
-    changed: dict[str, Any] = {name: marker[name] for name in values.TRANSPORT if name in marker and name != "cache"}
+    changed: dict[str, Any] = {name: marker[name] for name in TRANSPORT if name in marker and name != "cache"}
     if "cache" in marker:
         changed["cache"] = _cache_mode(settings, wanted=marker["cache"])
     return replace(settings, **changed) if changed else settings
@@ -65,8 +66,8 @@ def sorted_out(settings: Settings, marker: Mapping[str, Any], keywords: dict[str
     transport: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for name, value in keywords.items():
-        if name in values.TRANSPORT:
-            transport[name] = _checked(values.TRANSPORT[name], name, value)
+        if name in TRANSPORT:
+            transport[name] = _checked(TRANSPORT[name], name, value)
         elif name == "extra_body":
             extra = _extra(value)
         elif name in BODY:
@@ -115,7 +116,7 @@ def _extra(value: object) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> str:
-    known = sorted(BODY | values.TRANSPORT.keys() | {"system", "extra_body"})
+    known = sorted(BODY | TRANSPORT.keys() | {"system", "extra_body"})
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     rest = f"a parameter that only your server knows goes into extra_body={{{name!r}: ...}}"

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_lmstudio import values
 from pytest_lmstudio.client import asking
 from pytest_lmstudio.client.streaming import Stream
 from pytest_lmstudio.client.waiting import leave
@@ -17,6 +16,7 @@ from pytest_lmstudio.engine.classify import Failure, Refused
 from pytest_lmstudio.engine.key import cache_key, question
 from pytest_lmstudio.engine.nearest import explain_miss
 from pytest_lmstudio.errors import ErrorKind, LMError, describe, make_error
+from pytest_lmstudio.keywords import TRANSPORT
 from pytest_lmstudio.records import Call, Endpoint, Request
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Caller:
     def plan_embed(self, texts: object, keywords: dict[str, Any]) -> Planned:
         """Plan one request for embeddings."""
         # Parameters and the model of the settings and marks are meant for chats.
-        travel = {name: value for name, value in self._marker.items() if name in values.TRANSPORT and name != "model"}
+        travel = {name: value for name, value in self._marker.items() if name in TRANSPORT and name != "model"}
         asked = asking.sorted_out(replace(self.runtime.settings, params=()), travel, keywords)
         return Planned("embeddings", asked, {"input": asking.texts_for(texts)})
 

@@ -175,11 +175,13 @@ def test_help_shows_every_option_even_with_a_wrong_environment(
     text = result.stdout.str()
     names = (
         "url model timeout retries backoff retry-strategy concurrency latency-threshold breaker cache cache-size "
-        "pipeline-version max-error-rate on-error stream recipe wait dir report html"
+        "pipeline-version max-error-rate on-error stream order recipe wait dir report "
+        "html html-texts metrics-port metrics-file"
     )
     assert [name for name in names.split() if f"  --lmstudio-{name}" not in text] == []
     assert [name for name in names.split() if f"  lmstudio_{name.replace('-', '_')} " not in text] == []
     assert "  --no-lmstudio-stream" in text
+    assert "  --no-lmstudio-html-texts" in text
 
 
 def test_fixtures_lists_ours_with_a_line_each(pytester: pytest.Pytester) -> None:

@@ -72,6 +72,9 @@ WRONG = [
     Wrong("dir", "LMSTUDIO_DIR", "a\x1bb", PRINTABLE),
     Wrong("report", "LMSTUDIO_REPORT", "out/", "expected a file, not a folder"),
     Wrong("html", "LMSTUDIO_HTML", "out/", "expected a file, not a folder"),
+    Wrong("metrics_port", "LMSTUDIO_METRICS_PORT", "65536", "expected a port from 0 to 65535"),
+    Wrong("metrics_file", "LMSTUDIO_METRICS_FILE", "out/", "expected a file, not a folder"),
+    Wrong("order", "LMSTUDIO_ORDER", "random", "expected 'affinity' or 'as-written'"),
 ]
 LETS_ALL_PASS = "def test_passes():\n    pass\n"
 

@@ -30,10 +30,14 @@ DEFAULTS: Mapping[str, Any] = {
     "max_error_rate": 0.05,
     "on_error": "gate",
     "stream": True,
+    "order": "affinity",
     "recipe": None,
     "wait": 0.0,
     "report": None,
     "html": None,
+    "html_texts": False,
+    "metrics_port": None,
+    "metrics_file": None,
     "params": {},
 }
 
@@ -78,6 +82,15 @@ GIVEN = [
     Given("stream", "LLM_STREAM", ("", True), ("off", False), ("True", True)),
     Given("recipe", "LLM_RECIPE", ("stress", "stress"), ("slow-model", "slow-model"), ("stress", "stress")),
     Given("wait", "LMSTUDIO_WAIT", ("0.5", 0.5), ("90", 90.0), ("1", 1.0)),
+    Given(
+        "order",
+        "LMSTUDIO_ORDER",
+        ("as-written", "as-written"),
+        ("affinity", "affinity"),
+        ("as-written", "as-written"),
+    ),
+    Given("html_texts", "LMSTUDIO_HTML_TEXTS", ("", True), ("off", False), ("on", True)),
+    Given("metrics_port", "LMSTUDIO_METRICS_PORT", ("9100", 9100), ("0", 0), ("65535", 65535)),
 ]
 
 

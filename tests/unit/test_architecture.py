@@ -20,7 +20,8 @@ _RUN_MODULES = (
     *("marks", "options", "outcome", "own_server", "session", "xdist"),
 )
 ROOM_OF = {
-    **dict.fromkeys(("clock", "errors", "files", "lazy", "records", "reply", "settings", "text", "values"), "ground"),
+    **dict.fromkeys(("clock", "errors", "files", "keywords", "lazy"), "ground"),
+    **dict.fromkeys(("records", "reply", "settings", "text", "values"), "ground"),
     "record": "record",
     "engine": "engine",
     "server": "server",
@@ -74,7 +75,7 @@ LOADED_WITH_THE_PLUGIN = {
         "session",
         "xdist",
     ),
-    *("settings", "errors", "lazy", "records", "text", "values", ""),
+    *("settings", "errors", "keywords", "lazy", "records", "text", "values", ""),
 }
 MOST_LINES_OF_A_FUNCTION = 40
 MOST_LINES_OF_A_FILE = 330

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio.client.asking import Asked, effective, messages_for, sorted_out, texts_for
+from pytest_lmstudio.keywords import TRANSPORT
 from pytest_lmstudio.records import CallOptions
 from pytest_lmstudio.settings import CacheMode, Settings
-from pytest_lmstudio.values import RECIPES, TRANSPORT
+from pytest_lmstudio.values import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

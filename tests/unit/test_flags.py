@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_lmstudio import flags, values
+from pytest_lmstudio import flags
+from pytest_lmstudio.keywords import MARK_KEYWORDS
 from pytest_lmstudio.plugin import _MARKER
 
 
@@ -14,4 +15,4 @@ def test_only_printable_ascii_travels_in_a_header(token: str, safe: bool) -> Non
 
 
 def test_the_markers_description_names_every_keyword() -> None:
-    assert _MARKER.startswith(f"llm({', '.join(f'{name}=...' for name in values.MARKER)}): ")
+    assert _MARKER.startswith(f"llm({', '.join(f'{name}=...' for name in MARK_KEYWORDS)}): ")

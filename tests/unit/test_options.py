@@ -44,11 +44,15 @@ SPELLINGS = {
     "max_error_rate": ("--lmstudio-max-error-rate", "LLM_MAX_ERROR_RATE", "lmstudio_max_error_rate"),
     "on_error": ("--lmstudio-on-error", "LLM_ON_ERROR", "lmstudio_on_error"),
     "stream": ("--lmstudio-stream", "LLM_STREAM", "lmstudio_stream"),
+    "order": ("--lmstudio-order", "LMSTUDIO_ORDER", "lmstudio_order"),
     "recipe": ("--lmstudio-recipe", "LLM_RECIPE", "lmstudio_recipe"),
     "wait": ("--lmstudio-wait", "LMSTUDIO_WAIT", "lmstudio_wait"),
     "dir": ("--lmstudio-dir", "LMSTUDIO_DIR", "lmstudio_dir"),
     "report": ("--lmstudio-report", "LMSTUDIO_REPORT", "lmstudio_report"),
     "html": ("--lmstudio-html", "LMSTUDIO_HTML", "lmstudio_html"),
+    "html_texts": ("--lmstudio-html-texts", "LMSTUDIO_HTML_TEXTS", "lmstudio_html_texts"),
+    "metrics_port": ("--lmstudio-metrics-port", "LMSTUDIO_METRICS_PORT", "lmstudio_metrics_port"),
+    "metrics_file": ("--lmstudio-metrics-file", "LMSTUDIO_METRICS_FILE", "lmstudio_metrics_file"),
 }
 
 

@@ -18,12 +18,14 @@ DEFAULTS = {
     "dir": "`.lmstudio` under rootdir",
     "report": "(in the run's folder)",
     "html": "none",
+    "metrics_port": "none",
+    "metrics_file": "none",
 }
 
 
 def row(flag: Flag) -> str:
     """Return a setting's row of the settings table."""
-    option = f"`{flag.option} {flag.metavar}`" if flag.metavar else "`--lmstudio-stream`, `--no-lmstudio-stream`"
+    option = f"`{flag.option} {flag.metavar}`" if flag.metavar else f"`{flag.option}`, `{flag.negated}`"
     default = getattr(Settings(), flag.name)
     shown = DEFAULTS.get(flag.name) or f"`{values.shown(flag.name, default)}`"
     return f"| {option} | `{flag.env}` | `{flag.ini}` | {shown} | {flag.help.replace('%%', '%')} |"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_lmstudio import values
+from pytest_lmstudio.keywords import MARK_KEYWORDS
 from pytest_lmstudio.settings import BreakerLimits
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def test_the_header_shows_a_setting_in_the_form_it_is_given_in(name: str, value:
     ],
 )
 def test_a_keyword_is_read(name: str, value: object, read: object) -> None:
-    assert values.MARKER[name](value) == read
+    assert MARK_KEYWORDS[name](value) == read
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_a_keyword_is_read(name: str, value: object, read: object) -> None:
 )
 def test_a_wrong_keyword_value_tells_what_was_expected(name: str, value: object, expected: str) -> None:
     with pytest.raises(ValueError) as caught:
-        values.MARKER[name](value)
+        MARK_KEYWORDS[name](value)
     assert str(caught.value) == expected
 
 
