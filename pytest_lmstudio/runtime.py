@@ -97,6 +97,7 @@ class Runtime:
         self._problems: set[str] = set()
         self._draining: Future[None] | None = None
         self._models: dict[str, str] = {}
+        self.usual: dict[str, Any] = {}
 
     @once_property
     def shared(self) -> Shared:

@@ -26,6 +26,8 @@ _LONGEST_MS = 1e12
 
 def same_model(asked: str, answered: str) -> bool:
     """Tell whether an answer's model is the one asked for, copies and variants being the same."""
+    if asked == answered:
+        return True
     # Looking for suffixes in a name of megabytes would take for ever.
     names = [_SUFFIXES.sub("", name[:_LONGEST_NAME]).casefold() for name in (asked, answered)]
     return names[0] == names[1]

@@ -158,7 +158,7 @@ class AnswerCache:
 
     def _get(self, key: str, *, note: bool) -> dict[str, Any] | None:
         try:
-            value, tag = self._patiently(lambda: self._db.get(key, default=None, tag=True))
+            value, tag = self._patiently(lambda: self._db.get(key))
             entry = json.loads(value) if value is not None else None
         except TROUBLE as error:
             self._trouble(error)
@@ -263,7 +263,7 @@ class AnswerCache:
         """
         with self._db.transact():
             for key in keys:
-                value, tag = self._db.get(key, default=None, tag=True)
+                value, tag = self._db.get(key)
                 if value is not None and not (isinstance(tag, int) and self._run <= tag <= LARGEST_TAG):
                     self._db.set(key, value, tag=self._run)
 
@@ -283,7 +283,7 @@ class AnswerCache:
 
     def _age(self, key: str) -> int:
         """Return how many runs ago an entry was used, 0 for one that may not go."""
-        value, tag = self._db.get(key, default=None, tag=True)
+        value, tag = self._db.get(key)
         if key in self._used:
             return 0
         if value is None or not isinstance(tag, int) or tag > LARGEST_TAG:

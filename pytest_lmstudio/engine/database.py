@@ -80,6 +80,22 @@ class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         """Delete nothing: no row of ours names a file."""
 
 
+#: An answer by its key, of a row that is ours. One statement, where diskcache makes two calls and a check of times.
+_READ = "SELECT value, tag FROM Cache WHERE key = ? AND raw = 1 AND mode = 1 AND filename IS NULL"
+
+
+def _found(row: tuple[object, object] | None) -> tuple[str | None, object]:
+    return row if row is not None and isinstance(row[0], str) else (None, None)  # type: ignore[return-value]
+
+
+class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
+    """A cache of texts, read without the detours of diskcache, which is most of what a cached call cost."""
+
+    def get(self, key: str) -> tuple[str | None, object]:
+        """Return a key's value and tag, None for what is not there."""
+        return _found(self._sql(_READ, (key,)).fetchone())
+
+
 class ReadOnly:
     """A database that is read alone, as far as `AnswerCache` asks for more of `diskcache.Cache`.
 
@@ -96,13 +112,10 @@ class ReadOnly:
             self._db.close()
             raise
 
-    def get(self, key: str, *, default: None = None, tag: bool = False) -> Any:
-        """Return a key's value, with its tag if that is asked for."""
-        sql = "SELECT value, tag FROM Cache WHERE key = ? AND raw = 1 AND mode = 1 AND filename IS NULL"
+    def get(self, key: str) -> tuple[str | None, object]:
+        """Return a key's value and tag, None for what is not there."""
         with self._lock:
-            found = self._db.execute(sql, (key,)).fetchone()
-        value, its_tag = found if found and isinstance(found[0], str) else (default, None)
-        return (value, its_tag) if tag else value
+            return _found(self._db.execute(_READ, (key,)).fetchone())
 
     def __iter__(self) -> Iterator[str]:
         """Return the keys."""
@@ -125,7 +138,7 @@ class ReadOnly:
 class Nothing:
     """Stands for a database that could not be opened: every look-up is a miss, nothing is stored."""
 
-    def get(self, *_: object, **__: object) -> tuple[None, None]:
+    def get(self, _: str) -> tuple[None, None]:
         """Find nothing."""
         return None, None
 
@@ -163,7 +176,7 @@ def open_to_write(folder: Path) -> Any:
     if os.path.expandvars(folder) != str(folder):
         msg = "its path holds the name of a variable, which diskcache would put the value of in its place"
         raise OSError(msg)
-    return diskcache.Cache(
+    return TextCache(
         str(folder),
         timeout=LOCK_WAIT_S,
         disk=TextDisk,

@@ -6,9 +6,13 @@ import hashlib
 import json
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
 
 def canonical(value: Any) -> Any:
     """Return JSON data in one spelling: a float that is a whole number becomes an int, as in RFC 8785."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, float):
         return int(value) if value.is_integer() else value
     if isinstance(value, dict):
@@ -29,5 +33,4 @@ def cache_key(asked: dict[str, Any]) -> str:
     Raises:
         TypeError, ValueError: the body holds something that JSON cannot carry.
     """
-    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    return hashlib.sha256(_ENCODER.encode(asked).encode("ascii")).hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pytest_lmstudio.files import check_regular, open_to_read
+from pytest_lmstudio.record.line import members, quoted
 from pytest_lmstudio.record.liveness import hold
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ LINE_START = '{"ts":"'
 #: Bytes; no line of ours is nearly as long, and a foreign one must not fill the memory.
 _LONGEST_LINE = 16_000_000
 
-_ENCODER = json.JSONEncoder(
-    ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"), default=str
-)
 _OPEN_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 #: What a problem begins with when the log does not hold all that happened.
@@ -88,7 +85,7 @@ class EventWriter:
         self.path = Path(path)
         self.failed: str | None = None
         # Encoded once; fields that an event carries itself come later in its line, and win.
-        self._common = _encoded(common or {})[1:-1]
+        self._common = members(common or {})
         self._now_s = now_s
         self._spare = spare
         self._moved = False
@@ -143,8 +140,8 @@ class EventWriter:
         self._torn, self._fd = not _ends_whole(fd), fd
 
     def _line(self, event: str, fields: Mapping[str, object]) -> bytes:
-        parts = (f'"event":{_ENCODER.encode(event)}', self._common, _encoded(fields)[1:-1])
-        return f'{LINE_START}{iso_of(self._now_s())}",{",".join(filter(None, parts))}}}\n'.encode("ascii")
+        head = f'{LINE_START}{iso_of(self._now_s())}","event":{quoted(event)}'
+        return f"{head}{self._common}{members(fields)}}}\n".encode("ascii")
 
     def _append(self, fd: int, line: bytes) -> None:
         whole = b"\n" + line if self._torn else line
@@ -279,26 +276,6 @@ def seconds_of(ts: object) -> float | None:
 
 def _lock_of(path: Path) -> AbstractContextManager[None]:
     return _ProcessLock(path.with_name(path.name + ".lock"))
-
-
-def _encoded(fields: Mapping[str, object]) -> str:
-    try:
-        return _ENCODER.encode(fields)
-    except (ValueError, TypeError, RecursionError):
-        # Numbers that JSON does not have, or keys that are no strings.
-        return _ENCODER.encode({key: _plain(value) for key, value in fields.items()})
-
-
-def _plain(value: object) -> object:
-    """Return what JSON surely takes: not finite is null, everything but scalars goes by its repr if it must."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
-    try:
-        return json.loads(_ENCODER.encode(value))
-    except (ValueError, TypeError, RecursionError):
-        return f"<{type(value).__name__}>"
 
 
 def _decoded(line: str) -> tuple[Event | None, bool]:

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_lmstudio.engine import cache as room
 from pytest_lmstudio.engine.cache import AnswerCache, Stored, count
-from pytest_lmstudio.engine.database import LOCK_WAIT_S, TRIES
+from pytest_lmstudio.engine.database import LOCK_WAIT_S, TRIES, TextCache
 from tests.unit.engine.caches import Run, a_run, query, suite
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def test_a_look_up_in_a_locked_database_is_a_miss_after_some_tries(
 
     monkeypatch.setattr(room, "TRIES", 3)
     with a_run(folder, 50) as run:
-        monkeypatch.setattr(diskcache.Cache, "get", locked)
+        monkeypatch.setattr(TextCache, "get", locked)
         assert run.cache.get("a-0") is None
     assert tries == ["a-0"] * 3
     assert run.problems == [f"the cache in {folder} is not usable: OperationalError: database is locked; {NETWORK}"]

@@ -1,0 +1,47 @@
+"""The fields of an event as text: JSON, whatever they hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"), default=str
+)
+
+
+def members(fields: Mapping[str, object]) -> str:
+    """Return the members of a JSON object, each with a comma before it.
+
+    One by one, since most are scalars: that is half the time of encoding the whole.
+    """
+    return "".join([f",{quoted(name)}:{_SCALARS.get(type(value), _any)(value)}" for name, value in fields.items()])
+
+
+@lru_cache(1000)
+def quoted(name: str) -> str:
+    """Return a name as JSON."""
+    return _ENCODER.encode(name)
+
+
+def _any(value: object) -> str:
+    """Return any value as JSON: what that cannot carry goes by the name of its type."""
+    try:
+        return _ENCODER.encode(value)
+    except (ValueError, TypeError, RecursionError):
+        return f'"<{type(value).__name__}>"'
+
+
+#: How values of these very types are encoded; JSON has no numbers that are not finite.
+_SCALARS: Mapping[type, Callable[[Any], str]] = {
+    str: _ENCODER.encode,
+    int: int.__repr__,
+    float: lambda value: float.__repr__(value) if math.isfinite(value) else "null",
+    bool: lambda value: "true" if value else "false",
+    type(None): lambda _: "null",
+}
