@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.measure import BLOCK_CALLS, Row, Timing, interleaved, spread, timed
-from benchmarks.server import MODEL, TOKENS
+from benchmarks.measure import Row, Timing, alone, cpus, interleaved, timed, timed_async
+from benchmarks.server import ANSWER, MODEL
 from benchmarks.subject import Subject, opened
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.answers import check_answer, entry_of, reply_of
@@ -17,13 +16,19 @@ from pytest_lmstudio.engine.attempt import Answer, run_attempt
 from pytest_lmstudio.engine.cache import Stored
 from pytest_lmstudio.engine.deadline import Limits
 from pytest_lmstudio.engine.key import cache_key, question
-from pytest_lmstudio.engine.transport import Response, Transport
+from pytest_lmstudio.engine.response import Response
+from pytest_lmstudio.engine.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-_MESSAGE = {"role": "assistant", "content": "".join(TOKENS)}
+TOPIC = "Inside an uncached call"
+HOW = (
+    "The parts of a whole answer's way through the engine, each timed alone, with a transport that answers on the "
+    "spot; CPU time. Nothing is promised here: it tells where to look."
+)
+_MESSAGE = {"role": "assistant", "content": ANSWER}
 _BODY = {"model": MODEL, "choices": [{"index": 0, "message": _MESSAGE, "finish_reason": "stop"}], "usage": {}}
 _URL = "http://127.0.0.1:9"
 
@@ -52,31 +57,24 @@ class _Part(NamedTuple):
     on_loop: bool = False
 
 
-def engine(folder: Path, rounds: int) -> list[Row]:
+def measure(folder: Path, rounds: int) -> list[Row]:
     """Time a whole call with the wire taken out, and each part of it alone; what no part explains is the last row."""
     with opened(_URL, folder) as subject:
         subject.runtime.transport = _NoWire(_URL, None)
         subject.lm("first", stream=False)
-        parts = {f"engine, {part.name}": partial(_block, subject, part) for part in _parts(subject)}
         fresh = count()
-        whole = _Part("call", lambda _: subject.lm(f"call {next(fresh)}", stream=False))
-        timings = interleaved({"engine, whole call": partial(_block, subject, whole), **parts}, rounds)
-    rows = [Row(f"{name}: CPU", "µs", spread(t.cpu_us for t in taken)) for name, taken in timings.items()]
-    rest = [one[0].cpu_us - sum(t.cpu_us for t in one[1:]) for one in zip(*timings.values(), strict=True)]
-    return [*rows, Row("engine, tasks and glue between these: CPU", "µs", spread(rest))]
+        whole = _Part("whole call", lambda _: subject.lm(f"call {next(fresh)}", stream=False))
+        parts = [whole, *_parts(subject)]
+        timings = interleaved({part.name: partial(_block, subject, part) for part in parts}, rounds)
+    cpus_us = cpus(timings)
+    rest = [one[0] - sum(one[1:]) for one in zip(*cpus_us.values(), strict=True)]
+    cpus_us["tasks and glue between these"] = rest
+    return [alone(TOPIC, f"{name}: CPU", "µs", taken) for name, taken in cpus_us.items()]
 
 
 def _block(subject: Subject, part: _Part, _: int) -> Timing:
     subject.next_test()
-    return subject.runtime.loop.run(_on_loop(part.work)) if part.on_loop else timed(part.work)
-
-
-async def _on_loop(work: Callable[[int], Awaitable[object]]) -> Timing:
-    start_ns, cpu_start_ns = time.perf_counter_ns(), time.process_time_ns()
-    for number in range(BLOCK_CALLS):
-        await work(number)
-    cpu_ns, wall_ns = time.process_time_ns() - cpu_start_ns, time.perf_counter_ns() - start_ns
-    return Timing(wall_ns / BLOCK_CALLS / 1e3, cpu_ns / BLOCK_CALLS / 1e3)
+    return subject.runtime.loop.run(timed_async(part.work)) if part.on_loop else timed(part.work)
 
 
 def _parts(subject: Subject) -> list[_Part]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.server import MODEL
+from pytest_lmstudio.client.alm import AsyncLM
 from pytest_lmstudio.client.caller import Caller, Scope
 from pytest_lmstudio.client.lm import LM
 from pytest_lmstudio.engine.retry import exponential
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from pytest_lmstudio.records import Request
 
 #: Room for every answer of a benchmark, so that each is stored, which is the dearer case.
-_ROOM = 1_000_000
+ROOM = 1_000_000
 
 
 class Subject(NamedTuple):
-    """A client, and what is behind it."""
+    """A client, its twin, and what is behind them."""
 
     lm: LM
+    alm: AsyncLM
     caller: Caller
     runtime: Runtime
     scopes: list[Scope]
@@ -44,12 +46,12 @@ class Subject(NamedTuple):
 @contextmanager
 def opened(url: str, folder: Path, run_id: str = "run-1") -> Iterator[Subject]:
     """Open a client of a process without workers, and close it."""
-    settings = Settings(url=url, model=MODEL, dir=str(folder), cache_size=_ROOM)
+    settings = Settings(url=url, model=MODEL, dir=str(folder), cache_size=ROOM)
     identity = Identity(run_id, "main", 0, None, "0")
     runtime = Runtime(settings, identity, token=None, strategy=exponential, fixed_model=None)
     scopes = [Scope("bench.py::test_bench")]
     caller = Caller(runtime, lambda: scopes[0], {})
     try:
-        yield Subject(LM(caller), caller, runtime, scopes)
+        yield Subject(LM(caller), AsyncLM(caller), caller, runtime, scopes)
     finally:
         runtime.close()

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_lmstudio.client.lm import LM, AsyncLM
+    from pytest_lmstudio.client.alm import AsyncLM
+    from pytest_lmstudio.client.lm import LM
     from pytest_lmstudio.engine.retry import Retry, RetryStrategy
     from pytest_lmstudio.errors import (
         ErrorKind,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "LM": "client.lm",
-    "AsyncLM": "client.lm",
+    "AsyncLM": "client.alm",
     "ErrorKind": "errors",
     "LMAuthError": "errors",
     "LMCacheMissError": "errors",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pytest_lmstudio import outlets
 from pytest_lmstudio.engine.cache import count
 from pytest_lmstudio.record.build import RunFacts, build_report
 from pytest_lmstudio.record.events import iso_of, read_events
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from pytest_lmstudio.server.logs import ServerLog
     from pytest_lmstudio.session import Run
 
+#: pytest's exit status of a run that was interrupted.
+_INTERRUPTED = 2
+
 
 def judge(run: Run, exit_status: int | None) -> dict[str, Any] | None:
     """Return the report as of now, None when the run made no call."""
@@ -34,6 +38,8 @@ def judge(run: Run, exit_status: int | None) -> dict[str, Any] | None:
 
 def _report(run: Run, log: Events, exit_status: int | None) -> dict[str, Any] | None:
     settings, gathered = run.own_server.settings(), run.gathered
+    if run.interrupted and exit_status == 0:  # pytest was broken off before it noted the interrupt
+        exit_status = _INTERRUPTED
     facts = RunFacts(
         run_id=run.run_id,
         started_at=iso_of(run.started_s),
@@ -75,6 +81,8 @@ def write(run: Run, exit_status: int) -> dict[str, Any] | None:
         _put(run, Path(run.settings.report), lambda path: write_report(report, path))
     if run.settings.html:
         _put(run, Path(run.settings.html), lambda path: _write_page(run, report, path))
+    for path, write_it in outlets.files(run, report):
+        _put(run, path, write_it)
     if server_log is not None and _is_dead(run.own_server.running):
         dead = server_log.text.encode("utf-8", "replace")
         _put(run, run.folder / "embedded.log", lambda path: write_whole(path, [dead]))
@@ -100,9 +108,11 @@ def _put(run: Run, path: Path, write: Callable[[Path], object]) -> None:
 
 def _write_page(run: Run, report: dict[str, Any], path: Path) -> None:
     from pytest_lmstudio.record.history import calls_of
-    from pytest_lmstudio.report.html import write_page
+    from pytest_lmstudio.report.html import OfTests, write_page
+    from pytest_lmstudio.report.html_tests import outcomes_of
 
-    write_page(report, calls_of(read_events(run.folder / "events.jsonl").events), path)
+    events = read_events(run.folder / "events.jsonl").events
+    write_page(report, calls_of(events), path, OfTests(outcomes_of(events), outlets.texts_of(run)))
 
 
 def _server_log(run: Run, events: Sequence[Event]) -> ServerLog | None:

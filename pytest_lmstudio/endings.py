@@ -47,6 +47,8 @@ class Endings:
             self._others[ending.outcome] += 1
             return
         fields: dict[str, Any] = {"outcome": ending.outcome, "llm": ending.llm, "ran": ending.ran}
+        if ending.declared:
+            fields["declared"] = True
         if ending.lost_to is not None:
             fields["error_kind"] = ending.lost_to
         if self._others:

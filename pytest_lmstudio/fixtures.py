@@ -9,7 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_lmstudio.client.lm import LM, AsyncLM
+    from pytest_lmstudio.client.alm import AsyncLM
+    from pytest_lmstudio.client.lm import LM
     from pytest_lmstudio.reply import Reply
     from pytest_lmstudio.session import Run
 

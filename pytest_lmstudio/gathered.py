@@ -19,12 +19,14 @@ class Ending(NamedTuple):
         llm: whether it is an LM test.
         ran: whether it was more than skipped.
         lost_to: the kind of the error that a lost test was lost to, None for any other.
+        declared: whether its only call is that of its declared case.
     """
 
     outcome: str
     llm: bool
     ran: bool
     lost_to: str | None = None
+    declared: bool = False
 
     @property
     def concerned(self) -> bool:
@@ -46,6 +48,7 @@ class Gathered:
         self.outcomes: dict[str, set[str]] = {}
         self.llm_tests: set[str] = set()
         self._marked: set[str] = set()
+        self._declared: set[str] = set()
         self.reasons: dict[str, str] = {}
         self.workers_crashed = 0
 
@@ -59,6 +62,8 @@ class Gathered:
             self.reasons.setdefault(report.nodeid, str(outcome.facts_of(report).get("lost")))
         if outcome.facts_of(report).get("llm"):
             self._marked.add(report.nodeid)
+            if outcome.facts_of(report).get("declared"):
+                self._declared.add(report.nodeid)
             if word != "skipped":
                 self.llm_tests.add(report.nodeid)
 
@@ -68,7 +73,9 @@ class Gathered:
         if word is None:
             return None
         lost_to = self.reasons[nodeid].partition("]")[0].removeprefix("[") if word == "lm_error" else None
-        return Ending(word, nodeid in self._marked, nodeid in self.llm_tests, lost_to)
+        return Ending(
+            word, nodeid in self._marked, nodeid in self.llm_tests, lost_to, declared=nodeid in self._declared
+        )
 
     def lost(self) -> list[str]:
         """Return the tests that were lost, and did not fail in another phase."""

@@ -10,17 +10,16 @@ import stat
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pytest_lmstudio.files import read_small, replace_file
 from pytest_lmstudio.record.events import EVENTS_LOST, LOG
 from pytest_lmstudio.record.liveness import is_held
 from pytest_lmstudio.record.spare import gather, has_spare
+from pytest_lmstudio.records import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pytest_lmstudio.records import Endpoint
+    from collections.abc import Callable, Iterator
 
 #: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
 __tracebackhide__ = True
@@ -109,6 +108,14 @@ class Home:
             known.setdefault(url, {})[endpoint] = model
             with suppress(OSError):
                 replace_file(self._models, [json.dumps(known, indent=1, sort_keys=True).encode()])
+
+    def models(self) -> Iterator[tuple[str, Endpoint, str]]:
+        """Yield URL, endpoint and model of all that is remembered."""
+        for url in sorted(self._known_models()):
+            for endpoint in get_args(Endpoint):
+                model = self.remembered_model(url, endpoint)
+                if model is not None:
+                    yield url, endpoint, model
 
     def _known_models(self) -> dict[str, dict[str, Any]]:
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lmstudio import flags, marks, outcome, xdist
+from pytest_lmstudio import flags, marks, outcome, outlets, xdist
 from pytest_lmstudio.session import open_run
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pytest_lmstudio.session import Run
 
 _NAME = "lmstudio-run"
+_REORDERED = "lmstudio: tests of one model and system prompt run together (--lmstudio-order=as-written turns this off)"
+#: Whether tests run in another order than they were collected in.
+_MOVED = pytest.StashKey[bool]()
 
 
 def begin(config: pytest.Config) -> None:
@@ -39,6 +42,7 @@ def attach(config: pytest.Config) -> Run:
         config.pluginmanager.register(Worker(run) if run.is_worker else Controller(run), _NAME)
         if not run.is_worker:
             config.pluginmanager.register(run.announcer, f"{_NAME}-announcer")
+            outlets.attach(config, run)
     return run
 
 
@@ -54,6 +58,20 @@ def take(config: pytest.Config, items: list[pytest.Item]) -> None:
         xdist.report_usage_error(config, items, problems[0])
 
 
+def put_in_order(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the tests of one model run together, unless the order is as written or pytest counts on that.
+
+    With ``--stepwise`` it does: it has left out what stands before the test that failed, in the order as written.
+    """
+    if open_run(config).settings.order == "as-written" or config.getoption("stepwise", default=False):
+        return
+    from pytest_lmstudio.cases.order import by_affinity
+
+    ordered = by_affinity(items, open_run(config).settings.model)
+    config.stash[_MOVED] = ordered != items
+    items[:] = ordered
+
+
 class Live:
     """Hooks of every process that runs tests, or has them run."""
 
@@ -67,6 +85,10 @@ class Live:
     def pytest_report_header(self) -> list[str]:
         """Show the settings that differ from their defaults."""
         return self._run.header()
+
+    def pytest_report_collectionfinish(self, config: pytest.Config) -> str | None:
+        """Say that tests run in another order than they are written in."""
+        return _REORDERED if config.stash.get(_MOVED, False) else None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -183,7 +205,7 @@ class Controller(Live):
 def _lookahead(run: Run, session: pytest.Session) -> Ahead | None:
     """Return what asks declared cases before their tests run, None when there are none."""
     items = getattr(session, "items", [])
-    if not any("reply" in getattr(item, "fixturenames", ()) for item in items):
+    if not any(map(marks.asks_case, items)):
         return None
     from pytest_lmstudio.cases.ahead import Ahead
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MARKER = "llm"
 #: Fixtures whose tests are LM tests; what `lm_session` does is booked to a test, but need not be what it tests.
 _MARKING = frozenset({"lm", "alm", "reply"})
+_OWN_CALLS = frozenset({"lm", "alm", "lm_session"})
 #: The checked keywords of an LM test's marks.
 OPTIONS = pytest.StashKey["Mapping[str, Any]"]()
 
@@ -51,6 +52,16 @@ def options_of(item: pytest.Item | None) -> Mapping[str, Any]:
 def is_llm(item: pytest.Item) -> bool:
     """Tell whether a test is an LM test, as `mark_items` found; asked several times a test, in every suite."""
     return OPTIONS in item.stash
+
+
+def is_declared(item: pytest.Item) -> bool:
+    """Tell whether the only call of a test is that of its declared case."""
+    return asks_case(item) and _OWN_CALLS.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def asks_case(item: pytest.Item) -> bool:
+    """Tell whether a test takes the answer to its declared case."""
+    return "reply" in getattr(item, "fixturenames", ())
 
 
 def needs_server(item: pytest.Item) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pytest
 
 from pytest_lmstudio import values
-from pytest_lmstudio.flags import FLAGS, TOKEN_VARIABLES, Flag, is_header_safe
+from pytest_lmstudio.names import FLAGS, Flag, token_problem
 from pytest_lmstudio.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,47 +17,6 @@ if TYPE_CHECKING:
 
 Source = Literal["command line", "environment", "ini", "recipe", "default"]
 
-
-class Parser(NamedTuple):
-    """How one setting is read; each turns text into the value, or raises `ValueError` with what was expected.
-
-    Attributes:
-        text: reads it from the command line or an ini file.
-        env: reads it from the environment, where the unit differs; else None.
-    """
-
-    text: Callable[[str], Any]
-    env: Callable[[str], Any] | None = None
-
-
-_PARSERS: dict[str, Parser] = {
-    "url": Parser(values.url),
-    "model": Parser(values.name),
-    "timeout": Parser(values.timeout, values.timeout_ms),
-    "first_token_timeout": Parser(values.threshold, values.threshold_ms),
-    "inter_token_timeout": Parser(values.threshold, values.threshold_ms),
-    "retries": Parser(values.retries),
-    "backoff": Parser(values.backoff, values.backoff_ms),
-    "retry_strategy": Parser(values.name),
-    "concurrency": Parser(values.concurrency),
-    "latency_threshold": Parser(values.threshold, values.threshold_ms),
-    "breaker": Parser(values.breaker),
-    "cache": Parser(values.one_of("readwrite", "refresh", "off", "offline")),
-    "cache_size": Parser(values.positive),
-    "pipeline_version": Parser(values.text),
-    "max_error_rate": Parser(values.rate),
-    "on_error": Parser(values.one_of("gate", "fail")),
-    "stream": Parser(values.switch),
-    "order": Parser(values.one_of("affinity", "as-written")),
-    "recipe": Parser(values.recipe),
-    "wait": Parser(values.wait),
-    "dir": Parser(values.folder),
-    "report": Parser(values.file),
-    "html": Parser(values.file),
-    "html_texts": Parser(values.switch),
-    "metrics_port": Parser(values.port),
-    "metrics_file": Parser(values.file),
-}
 
 #: Names of `engine.retry.STRATEGIES`, known here so that a plain suite need not load that room.
 STRATEGIES = ("exponential", "decorrelated")
@@ -95,13 +54,14 @@ def resolve(config: pytest.Config, environ: Mapping[str, str] = os.environ) -> R
     for name, value in values.RECIPES.get(given.get("recipe", ""), {}).items():
         if name not in given:
             given[name], sources[name] = value, "recipe"
-    _check_token(environ)
+    if (problem := token_problem(environ)) is not None:
+        raise pytest.UsageError(problem)
     _settle_paths(given, sources, config)
     return Resolved(Settings(**given), sources)
 
 
 def _find(flag: Flag, config: pytest.Config, environ: Mapping[str, str]) -> tuple[Any, Source] | None:
-    parser = _PARSERS[flag.name]
+    parser = values.PARSERS[flag.name]
     on_command_line = config.getoption(flag.ini, None)
     if on_command_line is not None:
         return _read(parser.text, str(on_command_line), flag, "command line", config), "command line"
@@ -146,31 +106,16 @@ def unknown_strategy(resolved: Resolved, config: pytest.Config) -> pytest.UsageE
     return wrong_value(flag, resolved.settings.retry_strategy, source, config, problem)
 
 
-def _check_token(environ: Mapping[str, str]) -> None:
-    for name in TOKEN_VARIABLES:
-        if not is_header_safe(environ.get(name, "").strip()):
-            msg = f"{name} (environment): the token holds characters that no HTTP header can carry; set it again"
-            raise pytest.UsageError(msg)
-
-
-def token(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the API token, or None; it is read where it is used and kept out of `Settings`."""
-    for name in TOKEN_VARIABLES:
-        if environ.get(name, "").strip():
-            return environ[name].strip()
-    return None
-
-
 def _settle_paths(given: dict[str, Any], sources: Mapping[str, Source], config: pytest.Config) -> None:
     """Make paths absolute: an ini value is relative to the ini file, the others to where pytest was started."""
     given.setdefault("dir", ".lmstudio")
-    for flag in (flag for flag in FLAGS if _PARSERS[flag.name].text in {values.folder, values.file}):
+    for flag in (flag for flag in FLAGS if values.PARSERS[flag.name].text in {values.folder, values.file}):
         name, source = flag.name, sources.get(flag.name, "default")
         if name not in given:
             continue
         home = config.rootpath if source in {"default", "ini"} else config.invocation_params.dir
         path = Path(home, os.path.expanduser(given[name]))  # noqa: PTH111  # leaves an unknown user's ~ as it is
-        is_folder = _PARSERS[flag.name].text is values.folder
+        is_folder = values.PARSERS[flag.name].text is values.folder
         # A cache that is read alone may be where nothing can be written.
         read_alone = is_folder and given.get("cache") == "offline"
         problem = _problem_of(path, folder=is_folder, written=not read_alone)

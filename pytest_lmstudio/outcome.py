@@ -39,7 +39,13 @@ def is_wrong_answer(error: BaseException | None) -> bool:
 
 
 def mark_report(
-    report: pytest.TestReport, item: pytest.Item, error: BaseException | None, *, llm: bool, gate: bool
+    report: pytest.TestReport,
+    item: pytest.Item,
+    error: BaseException | None,
+    *,
+    llm: bool,
+    gate: bool,
+    declared: bool = False,
 ) -> None:
     """Put our facts on a report, and turn the failure of a lost test into a skip of its own kind.
 
@@ -50,7 +56,7 @@ def mark_report(
     reason = lost_reason(error) if gate else None
     if not llm and reason is None:
         return
-    setattr(report, ATTRIBUTE, {"llm": llm, "lost": reason})
+    setattr(report, ATTRIBUTE, {"llm": llm, "lost": reason, **({"declared": True} if declared else {})})
     if reason is not None:
         path, line, _ = item.location
         report.outcome = "skipped"

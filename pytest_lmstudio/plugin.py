@@ -65,13 +65,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         declare(metafunc, mark)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that use the model, before ``-m`` selects."""
-    if flags.PROBLEMS in config.stash or any(_concerns_us(item) for item in items):
-        from pytest_lmstudio import live
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Mark the tests that use the model, before ``-m`` selects; put those that are left in order."""
+    if flags.PROBLEMS not in config.stash and not any(_concerns_us(item) for item in items):
+        return (yield)
+    from pytest_lmstudio import live
 
-        live.take(config, items)
+    live.take(config, items)
+    result = yield
+    # Now every hook has selected, shuffled or sorted but the outer wrappers: those of --lf, --ff and --nf, which take
+    # tests out or to the front of this order, and one that a conftest may have.
+    live.put_in_order(config, items)
+    return result
 
 
 def _concerns_us(item: pytest.Item) -> bool:

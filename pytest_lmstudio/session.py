@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lmstudio import hooks, marks, options, outcome, xdist
+from pytest_lmstudio import hooks, marks, names, options, outcome, outlets, xdist
 from pytest_lmstudio.announce import Announcer
 from pytest_lmstudio.clock import Clock
 from pytest_lmstudio.common import Common
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_lmstudio.cases.ahead import Ahead
+    from pytest_lmstudio.client.alm import AsyncLM
     from pytest_lmstudio.client.caller import Caller, Scope
-    from pytest_lmstudio.client.lm import LM, AsyncLM
+    from pytest_lmstudio.client.lm import LM
     from pytest_lmstudio.engine.retry import RetryStrategy
     from pytest_lmstudio.engine.shared import Shared
     from pytest_lmstudio.record.events import EventWriter
@@ -138,7 +139,7 @@ class Run:
         return Runtime(
             Settings.from_dict(received["settings"]) if received else self.own_server.settings(),
             identity,
-            token=options.token(),
+            token=names.token(),
             strategy=self.strategy,  # type: ignore[arg-type]  # check() has seen to it
             fixed_model=received["fixed_model"] if received else self.own_server.model(),
         )
@@ -162,7 +163,7 @@ class Run:
 
     def async_client(self, item: pytest.Item) -> AsyncLM:
         """Return a client for an async test."""
-        from pytest_lmstudio.client.lm import AsyncLM
+        from pytest_lmstudio.client.alm import AsyncLM
 
         return AsyncLM(self.caller(item))
 
@@ -181,16 +182,10 @@ class Run:
         """Put our facts, and the calls of a failed test, on its report."""
         error = call.excinfo.value if call.excinfo else None
         gate = self.settings.on_error == "gate"
-        outcome.mark_report(report, item, error, llm=marks.is_llm(item), gate=gate)
-        if (
-            report.outcome != "passed"
-            and self.scope is not None
-            and self.scope.nodeid == item.nodeid
-            and self.scope.calls
-        ):
-            from pytest_lmstudio.report import section
-
-            report.sections.append((section.TITLE, section.render(self.scope.calls)))
+        llm, declared = marks.is_llm(item), marks.is_declared(item)
+        outcome.mark_report(report, item, error, llm=llm, gate=gate, declared=declared)
+        if self.scope is not None and self.scope.nodeid == item.nodeid and self.scope.calls:
+            outlets.tell_calls(report, item, self.scope.calls, self.settings)
 
     # After the tests.
 

@@ -47,10 +47,15 @@ def printable(text: object, limit: int | None = None) -> str:
     whole = str(text)
     # No need to escape megabytes of which a line is shown; escapes only lengthen.
     shown = _UNPRINTABLE.sub(_escape, whole if limit is None else whole[: limit + 1])
-    shown = _CI_COMMAND.sub(_spelled, shown)
+    shown = without_commands(shown)
     if limit is None or len(shown) <= limit:
         return shown
     return shown[: max(limit - len(_CUT), 0)] + _CUT[: max(limit, 0)]
+
+
+def without_commands(text: str) -> str:
+    """Return text, of which the line breaks stay, with the first character of each CI command as an escape."""
+    return _CI_COMMAND.sub(_spelled, text)
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.settings import BreakerLimits
 
@@ -98,6 +98,11 @@ def backoff_ms(text: str) -> float:
 def wait(text: str) -> float:
     """Read seconds, 0 included."""
     return backoff(text)
+
+
+def interval(text: str) -> float:
+    """Read seconds above 0."""
+    return _seconds(text, "expected seconds above 0 and up to 86400", zero=False)
 
 
 def threshold(text: str) -> float | None:
@@ -250,3 +255,46 @@ def is_loopback(base_url: str) -> bool:
     from urllib.parse import urlsplit
 
     return _LOOPBACK.fullmatch(urlsplit(base_url).hostname or "") is not None
+
+
+class Parser(NamedTuple):
+    """How one setting is read; each turns text into the value, or raises `ValueError` with what was expected.
+
+    Attributes:
+        text: reads it from the command line or an ini file.
+        env: reads it from the environment, where the unit differs; else None.
+    """
+
+    text: Callable[[str], Any]
+    env: Callable[[str], Any] | None = None
+
+
+#: By the field of `Settings`.
+PARSERS: dict[str, Parser] = {
+    "url": Parser(url),
+    "model": Parser(name),
+    "timeout": Parser(timeout, timeout_ms),
+    "first_token_timeout": Parser(threshold, threshold_ms),
+    "inter_token_timeout": Parser(threshold, threshold_ms),
+    "retries": Parser(retries),
+    "backoff": Parser(backoff, backoff_ms),
+    "retry_strategy": Parser(name),
+    "concurrency": Parser(concurrency),
+    "latency_threshold": Parser(threshold, threshold_ms),
+    "breaker": Parser(breaker),
+    "cache": Parser(one_of("readwrite", "refresh", "off", "offline")),
+    "cache_size": Parser(positive),
+    "pipeline_version": Parser(text),
+    "max_error_rate": Parser(rate),
+    "on_error": Parser(one_of("gate", "fail")),
+    "stream": Parser(switch),
+    "order": Parser(one_of("affinity", "as-written")),
+    "recipe": Parser(recipe),
+    "wait": Parser(wait),
+    "dir": Parser(folder),
+    "report": Parser(file),
+    "html": Parser(file),
+    "html_texts": Parser(switch),
+    "metrics_port": Parser(port),
+    "metrics_file": Parser(file),
+}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytester"]
 
 _LIVE = Path(__file__).parent / "live"
-_OURS = ("LM_", "LLM_", "LMSTUDIO_", "EVAL_")
+_OURS = ("LM_", "LLM_", "LMSTUDIO_", "EVAL_", "GITHUB_")
 _PYTESTS = ("PYTEST_ADDOPTS", "PYTEST_XDIST_")
 
 # A slow machine is no bug, and an example that failed is printed in a form that can be pasted.

@@ -130,12 +130,7 @@ class Ahead:
     def _begin(self, item: pytest.Item) -> bool:
         """Begin the call of a test, if it has one; return False when that cannot be said yet."""
         case = case_of(item)
-        if (
-            item is self._taken
-            or case is None
-            or "reply" not in getattr(item, "fixturenames", ())
-            or may_be_skipped(item)
-        ):
+        if item is self._taken or case is None or not marks.asks_case(item) or may_be_skipped(item):
             return True
         scope = Scope(item.nodeid)
         try:

@@ -23,12 +23,21 @@ MARKER = "llm_cases"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Case:
-    """One case; its fields stay in their file until they are asked for."""
+    """One case; its fields stay in their file until they are asked for.
+
+    Attributes:
+        source: where its fields are.
+        template: how it is asked.
+        offset: where in the source.
+        line: where a reader of the source finds it.
+        system: equal for cases with one system prompt, None where there is none or only a function knows it.
+    """
 
     source: Source
     template: Template
     offset: int
     line: int
+    system: int | None = None
 
     def row(self) -> Row:
         """Return the fields, as an object of the caller's own.
@@ -89,9 +98,9 @@ def _read(metafunc: pytest.Metafunc, mark: pytest.Mark) -> tuple[list[Case], lis
 def _cases(source: Source, template: Template) -> Iterator[tuple[Case, str]]:
     for row, line, offset in source.scan():
         try:
-            template.check(row)
+            system = template.check(row)
             name = template.id_of(row, f"line{line}")
         except BadCases as error:
             msg = f"{source.name}, {source.unit} {line}: {error}"
             raise BadCases(msg) from None
-        yield Case(source, template, offset, line), name
+        yield Case(source, template, offset, line, None if system is None else hash(system)), name

@@ -29,6 +29,12 @@ class Question(NamedTuple):
     schema: dict[str, Any] | None
     params: dict[str, Any]
 
+    @property
+    def instruction(self) -> str | None:
+        """Return the system prompt that is sent: the conversation's own, where it begins with one."""
+        first = {} if isinstance(self.prompt, str) else self.prompt[0]
+        return str(first.get("content")) if first.get("role") == "system" else self.system
+
 
 class Template:
     """How the cases of one test are asked.
@@ -64,12 +70,11 @@ class Template:
         if not prompt:
             msg = "it says nothing to ask: give the mark a prompt or messages, or the case a field of that name"
             raise BadCases(msg)
-        system = self._filled("system", row)
         schema = self._filled("schema", row)
         params = self._params | _mapping(row.get("params", {}) if "params" not in self._given else {}, "params")
         return Question(
             _conversation(prompt) if not isinstance(prompt, str) else prompt,
-            None if system is None else _text(system, "system"),
+            self._system(row),
             None if schema is None else _mapping(schema, "schema"),
             params,
         )
@@ -90,14 +95,22 @@ class Template:
             return str(row[given])
         return str(_fill(given, row, "id"))
 
-    def check(self, row: Row) -> None:
+    def check(self, row: Row) -> str | None:
         """Make sure that a case can be asked; functions of the user's are not called for that.
+
+        Returns:
+            Its system prompt, None where it has none or only a function knows it.
 
         Raises:
             BadCases: it cannot.
         """
         if not any(callable(self._given.get(name)) for name in _NAMES):
-            self.question(row)
+            return self.question(row).instruction
+        return None if callable(self._given.get("system")) else self._system(row)
+
+    def _system(self, row: Row) -> str | None:
+        system = self._filled("system", row)
+        return None if system is None else _text(system, "system")
 
     def _filled(self, name: str, row: Row) -> Any:
         if name not in self._given:

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest_lmstudio
-from pytest_lmstudio.cli import bundle, report
+from pytest_lmstudio.cli import bundle, cache, doctor, health, report, verify
 from pytest_lmstudio.cli.screen import Failure, complain
 
 if TYPE_CHECKING:
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 _STATUS = """\
 exit status:
   0  done; for `report`: the gate of each run passed, or was not judged
-  1  `report` showed a run whose gate failed
+  1  `report` showed a run whose gate failed, or with --fail-on-regression one
+     that is worse than the one before; `doctor` or `health` found something to
+     mend, `verify` what more time does not cure
   2  wrong use, or something could not be read, shown or written
 """
 #: A module a subcommand: its texts, its arguments, and `run`, which returns the exit status.
-_COMMANDS = {"report": report, "bundle": bundle}
+_COMMANDS = {"report": report, "bundle": bundle, "cache": cache, "doctor": doctor, "health": health, "verify": verify}
 
 
 class _Version(argparse.Action):
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pytest-lmstudio",
-        description="Looks at runs of eval suites that pytest-lmstudio recorded.",
+        description="Looks at a model server, and at runs of eval suites that pytest-lmstudio recorded.",
         epilog=_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_lmstudio.cli.runs import StoredRun
     from pytest_lmstudio.report.terminal import Line
 
-HELP = "show the report of a run"
+HELP = "show the report of a run, of shards as one, or what changed between two"
 DESCRIPTION = "Shows the report of runs, as at the end of each."
 EXAMPLES = """\
 examples:
@@ -27,8 +27,20 @@ examples:
   pytest-lmstudio report --html page.html               the newest run as a page as well
   pytest-lmstudio report --json | jq .rates             the report itself
   pytest-lmstudio report --rebuild latest               the report made anew from the log
+  pytest-lmstudio report --merge shards/*/ -o all.json  the shards of one run as one report
+  pytest-lmstudio report --compare main/ feature/       what changed from the first to the second
+  pytest-lmstudio report --schema                       the JSON Schema of report.json
 
 A run that was killed has no report: it is rebuilt from its log, and kept. One in progress is shown as of now.
+
+--merge takes shards of one pipeline version and model, each with its events.jsonl. Percentiles and rates are of the
+calls of all, and the gate is judged on the whole. A test that asks the model counts once, by its worst outcome.
+
+--compare has a regression (exit 1 with --fail-on-regression) when of the tests in both runs, lost in neither, more fail
+than before; when calls are lost, attempts disconnected or first attempts failed more often, and the whole 95% interval
+of the change is above zero (Newcombe's, from Wilson intervals); or when the median or the 95th percentile of the
+latency is longer by a tenth or more, and the whole interval of the change is above zero (from order statistics: a
+median takes 6 answers in each run, a 95th percentile 72). The other rows are shown, not judged.
 
 """
 
@@ -36,20 +48,94 @@ A run that was killed has no report: it is rebuilt from its log, and kept. One i
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be typed behind the subcommand."""
     parser.add_argument(
-        "runs", metavar="RUN", nargs="*", help="a run's id or folder, a report.json, or latest (the default)"
+        "runs",
+        metavar="RUN",
+        nargs="*",
+        help="a run's id or folder, a report.json, a folder of runs, or latest (the default)",
     )
     parser.add_argument("--html", metavar="PATH", help="write the report of one run as an HTML page as well")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, in ASCII, one document a run")
     parser.add_argument("--rebuild", action="store_true", help="make the report anew from the run's log, and keep it")
+    parser.add_argument("--merge", action="store_true", help="show the runs as the shards of one")
+    parser.add_argument("-o", "--output", metavar="PATH", help="with --merge: write the merged report.json")
+    parser.add_argument(
+        "--max-error-rate", metavar="P", type=_rate, help="with --merge: the limit of the gate; by default the shards'"
+    )
+    parser.add_argument("--compare", action="store_true", help="show what changed from the first run to the second")
+    parser.add_argument(
+        "--fail-on-regression", action="store_true", help="with --compare: exit 1 when the second run is worse"
+    )
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of report.json, and nothing else")
+
+
+def _rate(text: str) -> float:
+    """Read a share; argparse shows what is wrong with one."""
+    import argparse
+
+    from pytest_lmstudio import values
+
+    try:
+        return values.rate(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Show the runs that were asked for; return the exit status."""
+    _check(chosen)
+    if chosen.schema:
+        from pytest_lmstudio.report.json import schema_text
+
+        sys.stdout.write(schema_text())
+        return 0
+    if chosen.compare:
+        from pytest_lmstudio.cli import compare
+
+        return compare.run(chosen)
+    if chosen.merge:
+        return _merged(chosen)
     names = chosen.runs or [runs.LATEST]
     if chosen.html and len(names) > 1:
         msg = "--html makes the page of one run: name one"
         raise Failure(msg)
     return max(_one(name, chosen) for name in names)
+
+
+def _check(chosen: argparse.Namespace) -> None:
+    """Refuse options that say nothing together, rather than to leave one out."""
+    modes = [name for name in ("schema", "compare", "merge", "rebuild") if getattr(chosen, name)]
+    if len(modes) > 1:
+        msg = f"--{modes[0]} and --{modes[1]} cannot be asked for at once"
+        raise Failure(msg)
+    for name, mode in (("output", "merge"), ("max_error_rate", "merge"), ("fail_on_regression", "compare")):
+        said = getattr(chosen, name)
+        if said is not None and said is not False and not getattr(chosen, mode):
+            msg = f"--{name.replace('_', '-')} goes with --{mode}"
+            raise Failure(msg)
+    if chosen.merge and not chosen.runs:
+        msg = "--merge takes the runs of the shards: name them"
+        raise Failure(msg)
+    if chosen.compare and len(chosen.runs) != 2:  # noqa: PLR2004  # before and after
+        msg = f"--compare takes two runs, the one before first: {len(chosen.runs)} are named"
+        raise Failure(msg)
+    if chosen.compare and chosen.html:
+        msg = "--html makes the page of one run, not of two: leave --compare out"
+        raise Failure(msg)
+
+
+def _merged(chosen: argparse.Namespace) -> int:
+    from pytest_lmstudio.cli.merge import merged
+    from pytest_lmstudio.report.json import report_text
+
+    stored = merged(chosen.runs, runs.home_of(chosen.dir), max_error_rate=chosen.max_error_rate)
+    rendered = _rendered(stored, as_json=chosen.json, as_page=bool(chosen.html))
+    sys.stdout.write(rendered.json)
+    screen.show(rendered.section)
+    if chosen.html:
+        _write(Path(chosen.html), rendered.page)
+    if chosen.output:
+        _write(Path(chosen.output), report_text(stored.report).encode("utf-8"))
+    return int(rendered.gate_failed)
 
 
 def _one(name: str, chosen: argparse.Namespace) -> int:
@@ -102,7 +188,7 @@ def _section(stored: StoredRun) -> Iterator[Line]:
     shown = list(lines(stored.report, width=screen.width(), run_dir=stored.folder and _relative(stored.folder)))
     yield from shown or [Line("the run made no call")]
     if shown and stored.report["tests"]["lm_error"]:
-        yield from lost_lines(lost_tests(stored.events))
+        yield from lost_lines(lost_tests(stored.events), "--html PATH")
 
 
 def _missing_bundle(stored: StoredRun) -> str:
@@ -127,9 +213,11 @@ def _json(stored: StoredRun) -> str:
 
 def _page(stored: StoredRun) -> bytes:
     from pytest_lmstudio.record.history import calls_of
-    from pytest_lmstudio.report.html import render
+    from pytest_lmstudio.report.html import OfTests, render
+    from pytest_lmstudio.report.html_tests import outcomes_of
 
-    return render(stored.report, calls_of(stored.events)).encode("utf-8")
+    calls = calls_of(stored.events) if stored.calls is None else stored.calls
+    return render(stored.report, calls, OfTests(outcomes_of(stored.events))).encode("utf-8")
 
 
 def _keep(stored: StoredRun) -> None:
@@ -152,11 +240,11 @@ def _keep(stored: StoredRun) -> None:
             complain(f"rebuilt from {log}, and written to {_relative(path)}")
 
 
-def _write(path: Path, page: bytes) -> None:
+def _write(path: Path, data: bytes) -> None:
     from pytest_lmstudio.report.files import write_whole
 
     try:
-        write_whole(path, [page])
+        write_whole(path, [data])
     except OSError as error:
         msg = f"{path} cannot be written: {error.strerror}"
         raise Failure(msg) from None

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_lmstudio.cli.screen import Failure
 from pytest_lmstudio.files import read_small
@@ -18,6 +18,7 @@ from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
     from pytest_lmstudio.record.events import Event, Events
+    from pytest_lmstudio.record.facts import CallFacts
 
 LATEST = "latest"
 REPORT, LOG = "report.json", "events.jsonl"
@@ -28,6 +29,8 @@ MOST_LOG_LINES = 1_000_000
 _CHUNK_BYTES = 1024**2
 
 _RUN_ID = re.compile(r"(?!\.)[\w.-]{1,200}", re.ASCII)
+#: How the id of a run begins: with its time.
+_BEGUN = re.compile(r"\d{8}-\d{6}-", re.ASCII)
 #: What code that trusts its input raises when it should not have.
 MISFIT = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
@@ -39,15 +42,17 @@ class StoredRun:
     Attributes:
         report: its report.
         origin: whether the report was ``written`` before, is ``rebuilt`` from the log of a run that is over, or from
-            that of a run still ``going on``.
+            that of a run still ``going on``, or ``merged`` from those of shards.
         folder: the run's folder, None for a report that lies alone.
         log: the run's log, if it was read already.
+        calls: those in the log, if they are known already.
     """
 
     report: dict[str, Any]
-    origin: Literal["written", "rebuilt", "going on"]
+    origin: Literal["written", "rebuilt", "going on", "merged"]
     folder: Path | None
     log: Events | None = None
+    calls: tuple[CallFacts, ...] | None = None
 
     @cached_property
     def events(self) -> list[Event]:
@@ -62,6 +67,13 @@ class StoredRun:
         return read_log(log).events if log is not None and log.exists() else []
 
 
+class OpenedLog(NamedTuple):
+    """A run's log, and whether the run still writes it."""
+
+    log: Events
+    going_on: bool
+
+
 def home_of(folder: str) -> Path:
     """Return the folder of the runs as it was typed, also in the environment, where no shell makes sense of ``~``."""
     return Path(os.path.expanduser(folder))  # noqa: PTH111  # leaves an unknown user's ~ as it is
@@ -71,7 +83,7 @@ def find(name: str, home: Path) -> Path:
     """Return the folder of a run, or the file of a report.
 
     Args:
-        name: ``latest``, a run's folder, a run's id, or the path of a report.
+        name: ``latest``, a run's folder, a run's id, the path of a report, or a folder of runs, whose newest is meant.
         home: the folder `.lmstudio`.
 
     Raises:
@@ -82,7 +94,7 @@ def find(name: str, home: Path) -> Path:
         return _latest(runs)
     try:
         if Path(name).exists():
-            return Path(name)
+            return _newest_in(Path(name)) or Path(name)
         if _RUN_ID.fullmatch(name) and (folder := Home(str(home)).run(name)).is_dir():
             return folder
     except OSError as error:
@@ -181,9 +193,14 @@ def damaged(path: Path, error: BaseException) -> Failure:
     return Failure(f"{path} is damaged ({what}){way_out}")
 
 
-def _rebuilt(folder: Path) -> StoredRun:
+def open_log(folder: Path) -> OpenedLog:
+    """Return the log of a run's folder, whole as far as it can be.
+
+    Raises:
+        Failure: it is no log, or too large.
+    """
     from pytest_lmstudio.record.liveness import is_held
-    from pytest_lmstudio.record.rebuild import has_ended, rebuild
+    from pytest_lmstudio.record.rebuild import has_ended
 
     path = folder / LOG
     # In this order: a run that ends in between is told by its log.
@@ -191,11 +208,17 @@ def _rebuilt(folder: Path) -> StoredRun:
     if not held:
         _gather(folder)
     log = read_log(path)
-    going_on = held and not has_ended(log.events)
+    return OpenedLog(log, going_on=held and not has_ended(log.events))
+
+
+def _rebuilt(folder: Path) -> StoredRun:
+    from pytest_lmstudio.record.rebuild import rebuild
+
+    log, going_on = open_log(folder)
     try:
         report = rebuild(log, run_id=folder.resolve().name, going_on=going_on)
     except MISFIT as error:
-        raise damaged(path, error) from None
+        raise damaged(folder / LOG, error) from None
     return StoredRun(report, "going on" if going_on else "rebuilt", folder, log)
 
 
@@ -221,6 +244,16 @@ def _latest(runs: Path) -> Path:
         msg = f"{runs.parent} holds no runs: name the folder that pytest had with --dir"
         raise Failure(msg)
     return newest
+
+
+def _newest_in(folder: Path) -> Path | None:
+    """Return the newest run of a folder of runs, or of a folder `.lmstudio`; None when the folder is neither."""
+    if not folder.is_dir() or (folder / LOG).exists() or (folder / REPORT).exists():
+        return None
+    if _newest(folder / "runs"):
+        return _latest(folder / "runs")
+    newest = _newest(folder)
+    return newest if newest and _BEGUN.match(newest.name) else None
 
 
 def _newest(runs: Path) -> Path | None:

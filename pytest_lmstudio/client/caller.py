@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -91,7 +91,7 @@ class Caller:
         sample: int = 0,
     ) -> Planned:
         """Plan one chat completion."""
-        asked = asking.sorted_out(self.runtime.settings, self._marker, keywords)
+        asked = asking.sorted_out(self.runtime.settings, self._marker, keywords) if keywords else self._usual
         content: dict[str, Any] = {
             "messages": asking.messages_for(prompt, self._marker.get("system") if system is None else system)
         }
@@ -104,6 +104,15 @@ class Caller:
                 raise TypeError(msg)
             content["response_format"] = schemas.response_format(schema or {})
         return Planned("chat", asked, content, schema, sample)
+
+    @property
+    def _usual(self) -> asking.Asked:
+        """Return what a call without keywords says; the same for all tests of equal marks."""
+        known: dict[str, asking.Asked] = self.runtime.usual
+        marks = repr(self._marker)
+        if marks not in known:
+            known[marks] = asking.sorted_out(self.runtime.settings, self._marker, {})
+        return known[marks]
 
     def plan_map(self, prompts: Iterable[Item], system: str | None, keywords: dict[str, Any]) -> list[Planned]:
         """Plan many; the nth of equal prompts is sample n."""
@@ -163,7 +172,7 @@ class Caller:
         body = {"model": model, **plan.content, **plan.asked.params}
         asked = _asked(self.settings.pipeline_version, plan, body)
         return Request(
-            call_id=uuid.uuid4().hex,
+            call_id=os.urandom(16).hex(),
             nodeid=self._scope().nodeid,
             endpoint=plan.endpoint,
             model=model,
@@ -243,18 +252,9 @@ class Caller:
             raise call.error
         return self._reply(call, schema)
 
-    def settle_map(self, calls: Sequence[Call], *, return_errors: bool) -> Any:
-        """Book many calls; return their replies, or raise the first error that matters most."""
+    def book(self, calls: Sequence[Call]) -> None:
+        """Note calls as those of the test."""
         self._scope().calls.extend(calls)
-        errors = [call.error for call in calls if call.error is not None]
-        if return_errors:
-            return [call.error or call.reply for call in calls]
-        if errors:
-            first = next((error for error in errors if error.category != "network"), errors[0])
-            first.replies = [call.reply for call in calls]
-            first.errors = errors
-            raise first
-        return [call.reply for call in calls]
 
     def _reply(self, call: Call, schema: dict[str, Any] | None) -> Reply:
         reply = call.reply

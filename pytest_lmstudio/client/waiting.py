@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ async def wait_async(runtime: Runtime, future: Future[T]) -> T:
     raise cut
 
 
-def leave(runtime: Runtime, futures: Sequence[Future[Any]], cut: BaseException | None = None) -> None:
+def leave(runtime: Runtime, futures: Sequence[Future[T]], cut: BaseException | None = None) -> Sequence[Future[T]]:
     """End calls that the test went on without; those that an interrupt took from it end in their own time.
 
     Args:
@@ -53,12 +53,16 @@ def leave(runtime: Runtime, futures: Sequence[Future[Any]], cut: BaseException |
         futures: the calls.
         cut: what ended the wait. A coroutine calls this when it does not handle that any more: then the exception that
             is handled is the one that ends the test's event loop, if that is what cancelled the coroutine.
+
+    Returns:
+        Those that had come to their end already, and of which nobody will hear.
     """
     if runtime.interrupted or isinstance(cut, KeyboardInterrupt) or _is_interrupt():
-        return
+        return []
     for future in reversed(futures):  # else the slot of one goes to the next, which is sent for nothing
         with suppress(RuntimeError):  # the engine's loop, and the call with it, has ended already
             future.cancel()
+    return [future for future in futures if not future.cancelled() and future.done()]
 
 
 def _is_interrupt() -> bool:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.classify import Failure, Refused, classify
 from pytest_lmstudio.engine.deadline import Deadline, Limits
 from pytest_lmstudio.engine.exchange import Exchange, json_or_none, read_text
 from pytest_lmstudio.engine.progress import Progress
-from pytest_lmstudio.engine.transport import Broken
+from pytest_lmstudio.engine.response import Broken
 from pytest_lmstudio.errors import ErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pytest_lmstudio.engine.transport import Transport
     from pytest_lmstudio.errors import Limit
@@ -59,8 +59,26 @@ class Answer:
     stale_reconnects: int
 
 
+class Page(NamedTuple):
+    """What a GET brought; headers by lower-case name."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
 async def get_json(transport: Transport, path: str, timeout_s: float) -> tuple[int, Any]:
     """Return status and JSON body of a GET; the body is None when it is no JSON.
+
+    Raises:
+        AttemptFailed: no answer came in time, or none at all.
+    """
+    page = await get(transport, path, timeout_s)
+    return page.status, json_or_none(page.text)
+
+
+async def get(transport: Transport, path: str, timeout_s: float) -> Page:
+    """Return what a GET brings.
 
     Raises:
         AttemptFailed: no answer came in time, or none at all.
@@ -76,7 +94,7 @@ async def get_json(transport: Transport, path: str, timeout_s: float) -> tuple[i
     except (TimeoutError, Broken, Refused) as error:
         failure = _failure(error, progress, Limits(timeout_s))
         raise AttemptFailed(failure, progress.elapsed_ms(), 0) from None
-    return response.status, json_or_none(text)
+    return Page(response.status, response.headers, text)
 
 
 async def run_attempt(  # one attempt needs all of it

@@ -7,6 +7,7 @@ import math
 import struct
 import time
 from dataclasses import astuple, dataclass, replace
+from enum import IntEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pytest_lmstudio.engine.shared import BREAKER_AT
@@ -20,14 +21,21 @@ if TYPE_CHECKING:
 
 #: After so many pauses in a row without a success, the rest of the calls fail at once.
 MOST_PAUSES = 3
-#: How often a waiting call looks whether the probe has come back.
+#: How often a waiting call looks whether the pause is over before its time.
 _LOOK_S = 0.05
 #: A probe of which nothing is heard is given up this long after its own deadline.
 _PROBE_GRACE_S = 5.0
 
-Phase = Literal["closed", "open", "probing", "given_up"]
-_PHASES: tuple[Phase, ...] = ("closed", "open", "probing", "given_up")
 _LAYOUT = struct.Struct("<IIIIdddd")
+
+
+class Phase(IntEnum):
+    """Whether requests go: all, none for a while, a single one, none any more."""
+
+    CLOSED = 0
+    OPEN = 1
+    PROBING = 2
+    GIVEN_UP = 3
 
 
 class Admission(NamedTuple):
@@ -42,7 +50,7 @@ class BreakerState:
     """The whole state; every change returns a new one. Times are seconds of the monotonic clock, common to a machine.
 
     Attributes:
-        phase: 0 closed, 1 open, 2 probing, 3 given up.
+        phase: one of `Phase`; as a number, as it comes from the common memory.
         failures: network errors in a row, those that were in flight together counted as one.
         pauses: pauses in a row without a success.
         trips: pauses of the whole run.
@@ -63,49 +71,46 @@ class BreakerState:
 
     def admit(self, now_s: float, probe_s: float) -> tuple[BreakerState, Admission]:
         """Ask to send; `probe_s` is how long a probe may take."""
-        name = _PHASES[self.phase]
-        if name == "closed":
-            return self, Admission("go")
-        if name == "given_up":
-            return self, Admission("give_up")
-        if now_s < self.until_s:
-            return self, Admission(
-                "wait", min(self.until_s - now_s, _LOOK_S) if name == "probing" else self.until_s - now_s
-            )
-        probing = replace(self, phase=2, until_s=now_s + probe_s + _PROBE_GRACE_S)
+        match self.phase:
+            case Phase.CLOSED:
+                return self, Admission("go")
+            case Phase.GIVEN_UP:
+                return self, Admission("give_up")
+        if (left_s := self.until_s - now_s) > 0:
+            return self, Admission("wait", left_s)
+        probing = replace(self, phase=Phase.PROBING, until_s=now_s + probe_s + _PROBE_GRACE_S)
         return probing, Admission("probe")
 
     def succeeded(self, now_s: float) -> BreakerState:
         """Take an answer: the server is alive."""
-        if _PHASES[self.phase] in {"open", "probing", "given_up"}:
-            paused_s = self.paused_s + now_s - self.opened_at_s
-            return BreakerState(trips=self.trips, paused_s=paused_s)
-        return replace(self, failures=0, pauses=0)
+        pause_s = now_s - self.opened_at_s if self.phase else 0.0
+        return BreakerState(trips=self.trips, paused_s=self.paused_s + pause_s)
 
     def failed(self, started_s: float, now_s: float, limits: BreakerLimits, *, probe: bool) -> BreakerState:
         """Take a network error of an attempt that began at `started_s`."""
-        name = _PHASES[self.phase]
-        if name == "probing" and probe:
-            return self.paused(now_s, limits)
-        if name != "closed" or (self.failures and started_s < self.counted_at_s):
-            return self
-        counted = replace(self, failures=self.failures + 1, counted_at_s=now_s)
-        return counted.paused(now_s, limits) if counted.failures >= limits.failures else counted
+        match self.phase:
+            case Phase.PROBING if probe:
+                return self.paused(now_s, limits)
+            case Phase.CLOSED if started_s >= self.counted_at_s:
+                counted = replace(self, failures=self.failures + 1, counted_at_s=now_s)
+                return counted.paused(now_s, limits) if counted.failures >= limits.failures else counted
+        return self
 
     def unprobed(self, now_s: float) -> BreakerState:
         """Take back a probe that was given up without a result, so that the next call may probe."""
-        return replace(self, until_s=now_s) if _PHASES[self.phase] == "probing" else self
+        return replace(self, until_s=now_s) if self.phase == Phase.PROBING else self
 
     def paused(self, now_s: float, limits: BreakerLimits) -> BreakerState:
         """Begin a pause, or give up after too many."""
-        given_up = self.pauses >= MOST_PAUSES
+        if self.pauses >= MOST_PAUSES:
+            return replace(self, phase=Phase.GIVEN_UP)
         return replace(
             self,
-            phase=3 if given_up else 1,
-            pauses=self.pauses if given_up else self.pauses + 1,
-            trips=self.trips if given_up else self.trips + 1,
+            phase=Phase.OPEN,
+            pauses=self.pauses + 1,
+            trips=self.trips + 1,
             until_s=now_s + limits.pause_s,
-            opened_at_s=self.opened_at_s if self.pauses else now_s,
+            opened_at_s=self.opened_at_s or now_s,
         )
 
 
@@ -129,92 +134,81 @@ class Breaker:
         self._limits = limits
         self._on_change = on_change
         # Held by the process that probes, so that the others notice when it dies.
-        self._probe_lock = shared.lock("probe")
-        self._probing = False
+        self._mark = shared.lock("probe")
+        self._marked = False
 
     @property
     def gave_up(self) -> bool:
         """Tell whether calls fail at once by now."""
-        return self._limits is not None and _PHASES[self._load().phase] == "given_up"
+        return self._load().phase == Phase.GIVEN_UP
 
     async def admitted(self, probe_s: float) -> bool:
         """Wait until requests may go; return False when the breaker gave up. Takes no part in the probing."""
         while True:
-            state = self._load()
-            if self._limits is None or state.phase == 0:
-                return True
-            admission = state.admit(time.monotonic(), probe_s)[1]
-            if admission.verdict == "give_up":
-                return False
-            if admission.verdict != "wait" or self._prober_died():
-                return True
-            await asyncio.sleep(min(admission.wait_s, 1.0))
+            match self._load().admit(time.monotonic(), probe_s)[1]:
+                case Admission("give_up"):
+                    return False
+                case Admission("wait", wait_s) if not self._prober_died():
+                    await asyncio.sleep(min(wait_s, _LOOK_S))
+                case _:
+                    return True
 
     def ask(self, probe_s: float) -> Admission:
         """Ask to send right now, with a slot in hand."""
-        if self._limits is None or self._load().phase == 0:
+        if not self._load().phase:
             return Admission("go")
         with self._shared.guard():
             now_s, state = time.monotonic(), self._load()
             if self._prober_died():
                 state = state.unprobed(now_s)
             state, admission = state.admit(now_s, probe_s)
-            if admission.verdict == "probe":
-                self._probing = self._probe_lock is not None and self._probe_lock.try_acquire()
+            if admission.verdict == "probe" and self._mark is not None and not self._marked:
+                self._marked = self._mark.try_acquire()
             self._store(state)
         return admission
 
     def succeeded(self, *, probe: bool) -> None:
         """Take an answer of any kind: the server is alive."""
-        if self._limits is None:
-            return
         before = self._load()
-        if before.phase or before.failures:
-            self._change(lambda state, now_s: state.succeeded(now_s))
-        if probe:
-            self._end_probe()
+        if probe or before.phase or before.failures:
+            self._change(lambda state, now_s: state.succeeded(now_s), probe=probe)
 
     def failed(self, started_s: float, kind: ErrorKind, *, probe: bool) -> None:
         """Take a network error of an attempt that began at `started_s` on the monotonic clock."""
-        if (limits := self._limits) is None:
-            return
-        self._change(lambda state, now_s: state.failed(started_s, now_s, limits, probe=probe), kind)
-        if probe:
-            self._end_probe()
+        if (limits := self._limits) is not None:
+            self._change(lambda state, now_s: state.failed(started_s, now_s, limits, probe=probe), kind, probe=probe)
 
     def unprobed(self) -> None:
         """Take back a probe that was given up without a result."""
-        self._change(lambda state, now_s: state.unprobed(now_s))
-        self._end_probe()
+        self._change(lambda state, now_s: state.unprobed(now_s), probe=True)
 
-    def _change(self, change: Callable[[BreakerState, float], BreakerState], kind: ErrorKind | None = None) -> None:
+    def _change(
+        self, change: Callable[[BreakerState, float], BreakerState], kind: ErrorKind | None = None, *, probe: bool
+    ) -> None:
         with self._shared.guard():
             before = self._load()
             after = change(before, time.monotonic())
             self._store(after)
+            if probe and self._mark is not None:  # before the guard goes: the next prober needs the mark
+                self._mark.release()
+                self._marked = False
         if before.phase != after.phase:
             self._on_change(before, after, kind)
 
     def _prober_died(self) -> bool:
         """Tell whether a probe is awaited whose process is gone."""
-        if self._probe_lock is None or self._probing or _PHASES[self._load().phase] != "probing":
+        if self._mark is None or self._marked or self._load().phase != Phase.PROBING:
             return False
-        with self._shared.guard():  # or a prober that is just beginning would find the lock taken by the look at it
-            free = self._probe_lock.try_acquire()
+        with self._shared.guard():  # or a prober that is just beginning would find the mark taken by the look at it
+            free = self._mark.try_acquire()
             if free:
-                self._probe_lock.release()
-            return free and _PHASES[self._load().phase] == "probing"
-
-    def _end_probe(self) -> None:
-        if self._probing and self._probe_lock is not None:
-            self._probing = False
-            self._probe_lock.release()
+                self._mark.release()
+        return free
 
     def _load(self) -> BreakerState:
         """Return the state; the first one when what is there can be none."""
-        state = BreakerState(*_LAYOUT.unpack_from(self._shared.memory, BREAKER_AT))
-        times_s = (state.counted_at_s, state.until_s, state.opened_at_s, state.paused_s)
-        return state if state.phase < len(_PHASES) and all(map(math.isfinite, times_s)) else BreakerState()
+        found = _LAYOUT.unpack_from(self._shared.memory, BREAKER_AT)
+        return BreakerState(*found) if found[0] < len(Phase) and all(map(math.isfinite, found)) else BreakerState()
 
     def _store(self, state: BreakerState) -> None:
         self._shared.put(BREAKER_AT, _LAYOUT.pack(*astuple(state)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lmstudio.engine.breaker import MOST_PAUSES
+from pytest_lmstudio.engine.breaker import MOST_PAUSES, Phase
 
 if TYPE_CHECKING:
     from pytest_lmstudio.engine.breaker import BreakerState
@@ -27,7 +27,7 @@ class Changes:
 
     def breaker(self, before: BreakerState, after: BreakerState, kind: ErrorKind | None) -> None:
         """Record that the breaker opened, closed or gave up, and the kind of the error behind it."""
-        if after.phase == 0:
+        if after.phase == Phase.CLOSED:
             self._events.write("breaker_closed", paused_s=round(after.paused_s - before.paused_s, 3))
             return
         self._events.write(
@@ -36,7 +36,7 @@ class Changes:
             pauses=after.pauses,
             most_pauses=MOST_PAUSES,
             pause_s=self._pause_s,
-            gave_up=after.phase == 3,  # noqa: PLR2004  # BreakerState.phase
+            gave_up=after.phase == Phase.GIVEN_UP,
             error_kind=kind,
         )
 

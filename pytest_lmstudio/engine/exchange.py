@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.classify import Failure, Refused, classify
-from pytest_lmstudio.engine.transport import Broken
+from pytest_lmstudio.engine.response import Broken
 from pytest_lmstudio.errors import ErrorKind
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from pytest_lmstudio.engine.deadline import Deadline
     from pytest_lmstudio.engine.progress import Progress
-    from pytest_lmstudio.engine.transport import Response, Transport
+    from pytest_lmstudio.engine.response import Response
+    from pytest_lmstudio.engine.transport import Transport
 
 #: After the finish reason, how long token counts and the last event may take; the text is whole without them.
 _CLOSING_S = 1.0

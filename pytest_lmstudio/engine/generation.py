@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _MARK = re.compile(r"(\d{1,16})-[0-9a-f]{12}\.lock")
 _MOST_MARKS = 10_000
 _TRIES = 10
+#: The file that keeps the number of the newest run.
+_COUNT = "runs.txt"
 
 
 def next_run(folder: Path, greatest: int = 0) -> int:
@@ -30,15 +32,19 @@ def next_run(folder: Path, greatest: int = 0) -> int:
         folder: the cache's; a number that cannot be kept there is given again.
         greatest: the greatest number in the cache, for when the one that was kept is lost.
     """
-    path = folder / "runs.txt"
-    try:
-        kept = int(read_small(path, 100))
-    except (OSError, ValueError):
-        kept = 0
-    number = max(kept if 0 < kept < LARGEST_TAG else 0, greatest) + 1
+    number = max(last_run(folder), greatest) + 1
     with suppress(OSError):
-        replace_file(path, [f"{number}\n".encode()])
+        replace_file(folder / _COUNT, [f"{number}\n".encode()])
     return number
+
+
+def last_run(folder: Path) -> int:
+    """Return the number of the newest run of a cache, 0 when that is not known."""
+    try:
+        kept = int(read_small(folder / _COUNT, 100))
+    except (OSError, ValueError):
+        return 0
+    return kept if 0 < kept < LARGEST_TAG else 0
 
 
 class Mark:

@@ -100,7 +100,9 @@ def _open(uri: str, path: Path, *, thorough: bool) -> sqlite3.Connection:
     db = sqlite3.connect(uri, uri=True, timeout=_READ_WAIT_S, check_same_thread=False)
     try:
         if thorough:
+            db.execute("BEGIN")  # what a run stores meanwhile must not look like damage
             _check(db, path)
+            db.rollback()
         else:
             db.execute("SELECT 1 FROM Cache LIMIT 1")
     except BaseException:

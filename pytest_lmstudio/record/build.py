@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.record.diagnosis import diagnose
 from pytest_lmstudio.record.escalation import judge_escalation
 from pytest_lmstudio.record.events import EVENTS_LOST
 from pytest_lmstudio.record.facts import Evidence, RunFacts
 from pytest_lmstudio.record.gate import judge
-from pytest_lmstudio.record.history import calls_of, number, peak_in_flight
+from pytest_lmstudio.record.history import calls_of, cases_of, number, peak_in_flight
+from pytest_lmstudio.record.seen import server_of
 from pytest_lmstudio.record.server_log import log_counts, log_facts
 from pytest_lmstudio.record.stats import percentile, ratio, rounded, spread, tally, wilson
 from pytest_lmstudio.text import without_userinfo
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
     from pytest_lmstudio.record.events import Event
     from pytest_lmstudio.record.facts import AttemptFacts, CallFacts
 
-__all__ = ["DISCONNECTS", "SCHEMA_VERSION", "RunFacts", "build_report", "tally"]
+__all__ = ["DISCONNECTS", "SCHEMA_VERSION", "Part", "RunFacts", "build_report", "build_whole", "tally"]
 
 SCHEMA_VERSION = 1
 DISCONNECTS = frozenset({"disconnect", "timeout", "cancelled"})
 
-_MODEL_FIELDS = ("id", "type", "loaded", "quantization", "context_length", "parallel")
+
+class Part(NamedTuple):
+    """The log of a run, or of one of the shards that make one: its events, and the calls in them."""
+
+    events: Sequence[Event]
+    calls: tuple[CallFacts, ...]
 
 
 def build_report(events: Sequence[Event], *, run: RunFacts) -> dict[str, Any]:
@@ -39,9 +45,20 @@ def build_report(events: Sequence[Event], *, run: RunFacts) -> dict[str, Any]:
     ``cancelled``. Attempts of abandoned calls are in no number but ``concurrency.peak_in_flight``. Percentiles are
     interpolated linearly.
     """
-    calls = calls_of(events)
-    numbers = _numbers(events, calls, run)
-    evidence = Evidence(run, calls, numbers, log_facts(events))
+    calls, log = calls_of(events), log_facts(events)
+    return build_whole([Part(events, calls)], Evidence(run, calls, {}, log, cases_of(events)))
+
+
+def build_whole(parts: Sequence[Part], evidence: Evidence) -> dict[str, Any]:
+    """Return the report of all parts, see `build_report`.
+
+    Args:
+        parts: the logs. What was in flight at once, and how long the breaker paused, is found in each alone, since the
+            clocks, limits and servers of two need not be the same.
+        evidence: what the verdicts are drawn from, its `report` yet empty.
+    """
+    run = evidence.run
+    numbers = _numbers(parts, evidence)
     sent = numbers["calls"]
     gate = judge(
         max_error_rate=run.settings.max_error_rate,
@@ -52,6 +69,7 @@ def build_report(events: Sequence[Event], *, run: RunFacts) -> dict[str, Any]:
         interrupted=run.interrupted,
         unknown=next((problem for problem in run.problems if problem.startswith(EVENTS_LOST)), None),
     )
+    evidence = replace(evidence, report=numbers)
     escalation = judge_escalation(evidence)
     return {
         **numbers,
@@ -61,15 +79,18 @@ def build_report(events: Sequence[Event], *, run: RunFacts) -> dict[str, Any]:
     }
 
 
-def _numbers(events: Sequence[Event], calls: Sequence[CallFacts], run: RunFacts) -> dict[str, Any]:
+def _numbers(parts: Sequence[Part], evidence: Evidence) -> dict[str, Any]:
     """Return the report without its verdicts."""
+    run = evidence.run
+    events = [event for part in parts for event in part.events]
+    calls = [call for part in parts for call in part.calls]
     used = [call for call in calls if call.outcome != "abandoned"]
     attempts = [attempt for call in used for attempt in call.attempts]
     successes = [attempt for attempt in attempts if attempt.outcome == "ok"]
     return {
         "schema_version": SCHEMA_VERSION,
         **_head(run),
-        "server": _server(events, run),
+        "server": {**server_of([part.events for part in parts], run.settings.url), "log": log_counts(evidence.log)},
         "settings": _settings(run),
         "calls": _call_counts(calls),
         "attempts": _attempt_counts(attempts),
@@ -82,7 +103,7 @@ def _numbers(events: Sequence[Event], calls: Sequence[CallFacts], run: RunFacts)
         **_errors(used),
         "by_model": _by_model(used),
         "concurrency": _concurrency(events, calls, run),
-        "breaker": _breaker(events),
+        "breaker": _breaker(parts),
         "cache": _cache(calls, attempts, run),
         "tests": dict(run.outcomes) or tally({}),
         "lost": {
@@ -112,26 +133,6 @@ def _head(run: RunFacts) -> dict[str, Any]:
 
 def _settings(run: RunFacts) -> dict[str, Any]:
     return {**run.settings.as_dict(), "url": without_userinfo(run.settings.url)}
-
-
-def _server(events: Iterable[Event], run: RunFacts) -> dict[str, Any]:
-    """Return what the preflight saw; the last one that reached a server tells most."""
-    seen = [found for e in events if e["event"] == "preflight" and isinstance(found := e.get("server"), dict)]
-    server = next((found for found in reversed(seen) if found.get("reachable")), seen[-1] if seen else {})
-    models = server.get("models")
-    return {
-        "url": without_userinfo(str(server.get("url") or run.settings.url)),
-        "reachable": server.get("reachable"),
-        "version": server.get("version"),
-        "kind": server.get("kind"),
-        "problem": server.get("problem"),
-        "models": [
-            {name: model.get(name) for name in _MODEL_FIELDS}
-            for model in (models if isinstance(models, list) else ())
-            if isinstance(model, dict)
-        ],
-        "log": log_counts(log_facts(events)),
-    }
 
 
 def _call_counts(calls: Sequence[CallFacts]) -> dict[str, int]:
@@ -237,7 +238,12 @@ def _concurrency(events: Iterable[Event], calls: Iterable[CallFacts], run: RunFa
     }
 
 
-def _breaker(events: Iterable[Event]) -> dict[str, Any]:
+def _breaker(parts: Iterable[Part]) -> dict[str, Any]:
+    pauses = [_pauses(part.events) for part in parts]
+    return {"trips": sum(trips for trips, _ in pauses), "paused_s": rounded(sum(paused_s for _, paused_s in pauses))}
+
+
+def _pauses(events: Iterable[Event]) -> tuple[int, float]:
     """Count pauses: those that ended tell how long they were, one that was not ended is as long as it was meant."""
     trips, paused_s, pending_s = 0, 0.0, 0.0
     for event in events:
@@ -247,7 +253,7 @@ def _breaker(events: Iterable[Event]) -> dict[str, Any]:
         elif event["event"] == "breaker_closed":
             paused_s += number(event.get("paused_s")) or 0.0
             pending_s = 0.0
-    return {"trips": trips, "paused_s": rounded(paused_s + pending_s)}
+    return trips, paused_s + pending_s
 
 
 def _cache(calls: Iterable[CallFacts], attempts: Sequence[AttemptFacts], run: RunFacts) -> dict[str, Any]:

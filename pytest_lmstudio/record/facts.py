@@ -166,6 +166,19 @@ class LogFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class CasesFacts:
+    """Tests whose only call is that of their declared case.
+
+    Attributes:
+        tests: how many of them ran.
+        workers: how many xdist workers made the calls of the run.
+    """
+
+    tests: int = 0
+    workers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What verdicts are drawn from.
 
@@ -174,12 +187,14 @@ class Evidence:
         calls: all of them, in the order in which they were first heard of.
         report: the report as far as it is built: all numbers, no verdicts.
         log: what the server's own log told, None when it was not read.
+        cases: its declared cases.
     """
 
     run: RunFacts
     calls: tuple[CallFacts, ...]
     report: Mapping[str, Any]
     log: LogFacts | None = None
+    cases: CasesFacts = field(default_factory=CasesFacts)
 
     @property
     def sent(self) -> tuple[CallFacts, ...]:

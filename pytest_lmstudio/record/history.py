@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.errors import KINDS, ErrorKind
 from pytest_lmstudio.record.events import seconds_of
-from pytest_lmstudio.record.facts import AttemptFacts, CallError, CallFacts
+from pytest_lmstudio.record.facts import AttemptFacts, CallError, CallFacts, CasesFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -52,6 +52,17 @@ def calls_of(events: Sequence[Event]) -> tuple[CallFacts, ...]:
     attempts = [attempt for call in gathered.values() for attempt in call.attempts.values() if attempt.request]
     _count_in_flight(attempts, events)
     return tuple(_facts(call_id, call) for call_id, call in gathered.items())
+
+
+def cases_of(events: Iterable[Event]) -> CasesFacts:
+    """Return what a log tells of declared cases."""
+    ran, workers = set[str](), set[str]()
+    for event in events:
+        if event["event"] == "test_end" and event.get("declared") is True and event.get("ran") is True:
+            ran.add(str(event.get("nodeid")))
+        elif event["event"] in {"gen_request", "gen_cached"} and event.get("worker") != "main":
+            workers.add(str(event.get("worker")))
+    return CasesFacts(len(ran), len(workers))
 
 
 def peak_in_flight(calls: Iterable[CallFacts]) -> int:

@@ -30,13 +30,30 @@ class LostTest(NamedTuple):
     kind: str
 
 
-class _Tests(NamedTuple):
-    """What the log tells of the run's tests; for each node id, what its events say."""
+class SeenTests(NamedTuple):
+    """What a log tells of its run's tests.
+
+    Attributes:
+        outcomes: by node id, every outcome that a test had.
+        ran: the LM tests that ran.
+        kinds: by node id, the kind of the error that a test was lost to.
+        others: how many of the tests that have no line of their own had which outcome.
+    """
 
     outcomes: dict[str, set[str]]
     ran: set[str]
     kinds: dict[str, str]
     others: dict[str, int]
+
+    @property
+    def lost(self) -> list[str]:
+        """The tests that were lost, in the order in which they ended."""
+        return [nodeid for nodeid, words in self.outcomes.items() if counted_as(words) == "lm_error"]
+
+    @property
+    def tally(self) -> dict[str, int]:
+        """How many of all tests had which outcome."""
+        return {word: count + self.others.get(word, 0) for word, count in tally(self.outcomes).items()}
 
 
 def rebuild(log: Events, *, run_id: str, going_on: bool = False) -> dict[str, Any]:
@@ -51,13 +68,13 @@ def rebuild(log: Events, *, run_id: str, going_on: bool = False) -> dict[str, An
         going_on: whether the run is still in progress: calls that have not ended are left out.
     """
     events = _without_open_calls(log.events) if going_on else log.events
-    return build_report(events, run=_facts(log, run_id, going_on=going_on))
+    return build_report(events, run=facts_of(log, run_id, going_on=going_on))
 
 
 def lost_tests(events: Iterable[Event]) -> list[LostTest]:
     """Return the tests that were lost, in the order in which they ended."""
-    tests = _tests(events)
-    return [LostTest(nodeid, tests.kinds.get(nodeid, "")) for nodeid in _lost(tests)]
+    tests = tests_of(events)
+    return [LostTest(nodeid, tests.kinds.get(nodeid, "")) for nodeid in tests.lost]
 
 
 def has_ended(events: Iterable[Event]) -> bool:
@@ -78,10 +95,11 @@ def settings_from(plain: object) -> Settings:
     return Settings(**{name: value for name, (fits, value) in found.items() if fits})
 
 
-def _facts(log: Events, run_id: str, *, going_on: bool) -> RunFacts:
+def facts_of(log: Events, run_id: str, *, going_on: bool = False) -> RunFacts:
+    """Return what a log tells of its run besides calls; see `rebuild`."""
     events = log.events
     start, end = _first(events, "run_start"), _first(events, "run_end")
-    settings, tests = settings_from(start.get("settings")), _tests(events)
+    settings, tests = settings_from(start.get("settings")), tests_of(events)
     started_at = start.get("started_at")
     if seconds_of(started_at) is None:
         started_at = events[0]["ts"] if events else ""
@@ -93,9 +111,9 @@ def _facts(log: Events, run_id: str, *, going_on: bool) -> RunFacts:
         plugin_version=_text(start, "plugin_version"),
         exit_status=_count(end.get("exit_status")),
         settings=settings,
-        outcomes=_told_tally(end.get("tests")) or _counted(tests),
+        outcomes=_told_tally(end.get("tests")) or tests.tally,
         llm_tests=len(tests.ran),
-        llm_tests_lost=len(tests.ran.intersection(_lost(tests))),
+        llm_tests_lost=len(tests.ran.intersection(tests.lost)),
         workers_crashed=sum(event["event"] == "worker_crashed" for event in events),
         interrupted=end.get("interrupted") is True,
         cache_entries=_count(end.get("cache_entries")),
@@ -125,8 +143,9 @@ def _without_open_calls(events: Sequence[Event]) -> list[Event]:
     return [event for event in events if not isinstance(id_ := event.get("call_id"), str) or id_ not in going_on]
 
 
-def _tests(events: Iterable[Event]) -> _Tests:
-    tests = _Tests({}, set(), {}, {})
+def tests_of(events: Iterable[Event]) -> SeenTests:
+    """Return what a log tells of its run's tests."""
+    tests = SeenTests({}, set(), {}, {})
     others: dict[str, int] = {}
     for event in events:
         nodeid, outcome = event.get("nodeid"), event.get("outcome")
@@ -139,15 +158,6 @@ def _tests(events: Iterable[Event]) -> _Tests:
             tests.kinds.setdefault(nodeid, kind)
         others = _told_tally(event.get("others")) or others
     return tests._replace(others=others)
-
-
-def _lost(tests: _Tests) -> list[str]:
-    return [nodeid for nodeid, words in tests.outcomes.items() if counted_as(words) == "lm_error"]
-
-
-def _counted(tests: _Tests) -> dict[str, int]:
-    """Return the tally of all tests that are known to have ended."""
-    return {word: count + tests.others.get(word, 0) for word, count in tally(tests.outcomes).items()}
 
 
 def _told_tally(told: object) -> dict[str, int]:

@@ -1,15 +1,16 @@
 """The report as one page: verdict first, then what to do, then the numbers and their pictures.
 
-The page loads nothing, runs nothing, and holds no prompt and no answer. Its parts come in the order in which somebody
-who has to find out why a run failed asks for them.
+The page loads nothing, runs nothing, and holds prompts and answers only when it is handed them. Its parts come in the
+order in which somebody who has to find out why a run failed asks for them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.record.diagnosis import HINTS
-from pytest_lmstudio.report import figures, html_numbers
+from pytest_lmstudio.report import figures, html_numbers, html_tests
 from pytest_lmstudio.report.files import plain, write_whole
 from pytest_lmstudio.report.html_charts import gauge, histogram
 from pytest_lmstudio.report.html_markup import Markup, joined, pairs, prose, section, style, tag
@@ -21,27 +22,44 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_lmstudio.record.facts import CallFacts
+    from pytest_lmstudio.report.texts import Parts
 
     Report = Mapping[str, Any]
 
 _PERCENTILES = ("p50", "p95", "p99")
 
 
-def write_page(report: Report, calls: Sequence[CallFacts], path: str | Path) -> Path:
+class OfTests(NamedTuple):
+    """What a page knows of tests besides their calls.
+
+    Attributes:
+        outcomes: how each one ended, by node id, see `html_tests.outcomes_of`.
+        texts: what calls asked and were answered, by call id; empty when that is not to be shown.
+    """
+
+    outcomes: Mapping[str, str] = MappingProxyType({})
+    texts: Mapping[str, Parts] = MappingProxyType({})
+
+
+_NOTHING = OfTests()
+
+
+def write_page(report: Report, calls: Sequence[CallFacts], path: str | Path, tests: OfTests = _NOTHING) -> Path:
     """Write the page of a run as UTF-8, whole or not at all; return the path.
 
     Raises:
         OSError: it cannot be written.
     """
-    return write_whole(path, [render(report, calls).encode("utf-8")])
+    return write_whole(path, [render(report, calls, tests).encode("utf-8")])
 
 
-def render(report: Report, calls: Sequence[CallFacts]) -> str:
+def render(report: Report, calls: Sequence[CallFacts], tests: OfTests = _NOTHING) -> str:
     """Return the page of a run, a whole HTML document.
 
     Args:
         report: the report, see `record.build.build_report`.
         calls: the calls of the run's log, see `record.history.calls_of`; without them their pictures are left out.
+        tests: what is known of the tests that made them.
     """
     facts = plain(dict(report))
     name, look = _verdict_name(facts), _verdict_look(facts)
@@ -58,13 +76,13 @@ def render(report: Report, calls: Sequence[CallFacts]) -> str:
     body = tag(
         "body",
         tag("header", _verdict(facts, name, look), _run(facts)),
-        tag("main", *_sections(facts, calls)),
+        tag("main", *_sections(facts, calls, tests)),
         tag("footer", tag("p", f"pytest-lmstudio {facts['plugin_version']}", class_="quiet")),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _sections(report: Report, calls: Sequence[CallFacts]) -> Iterator[Markup | None]:
+def _sections(report: Report, calls: Sequence[CallFacts], tests: OfTests) -> Iterator[Markup | None]:
     rows = report["diagnosis"]
     yield section("Diagnosis", *(_trouble(row) for row in rows if row["symptom"] not in HINTS))
     yield section("Escalate", _reasons(report["escalation"]["reasons"]))
@@ -79,6 +97,7 @@ def _sections(report: Report, calls: Sequence[CallFacts]) -> Iterator[Markup | N
     yield section("Timeline", timeline(calls))
     yield section("Errors", html_numbers.errors(report))
     yield section("Lost calls and tests", _lost_tests(report), html_numbers.lost_calls(calls))
+    yield section("Tests", html_tests.tests(calls, tests.outcomes, tests.texts))
     yield section("Models", html_numbers.models(report))
     yield section("Server", html_numbers.server(report))
     yield section("Settings", html_numbers.settings(report))
@@ -109,7 +128,7 @@ def _verdict(report: Report, name: str, look: str) -> Markup:
         "div",
         tag("h1", name),
         tag("p", tag("strong", report["gate"]["reason"])),
-        tag("p", f"95 % interval of the error rate: {figures.interval(ends)}") if ends else None,
+        tag("p", f"95% interval of the error rate: {figures.interval(ends)}") if ends else None,
         tag("p", f"Tests: {html_numbers.outcomes(report['tests'])}"),
         class_=f"verdict {look}",
     )

@@ -138,8 +138,8 @@ def ticks(scale: Scale, places: Iterable[float], shown: Callable[[float], str], 
 
 
 def _round_places(bins: Bins) -> list[float]:
-    """Return up to six round values from a histogram's first bar to its last."""
-    step_ms = round_step(bins.end_ms - bins.start_ms, 5)
+    """Return up to six round values from a histogram's first bar to its last, none inside a bar."""
+    step_ms = max(round_step(bins.end_ms - bins.start_ms, 5), bins.step_ms)
     first, last = math.ceil(bins.start_ms / step_ms), math.floor(bins.end_ms / step_ms)
     return [number * step_ms for number in range(first, last + 1)]
 
@@ -175,7 +175,7 @@ def gauge(share: float, ends: Sequence[float] | None, limit: float) -> Markup:
     low, high = ends or (share, share)
     scale = Scale(0, min(1.0, max(1.25 * max(limit * 1.6, share, high), 0.01)))
     text = (
-        f"Error rate {figures.rate(share)}, 95 % interval {figures.interval((low, high))}, limit {figures.rate(limit)}"
+        f"Error rate {figures.rate(share)}, 95% interval {figures.interval((low, high))}, limit {figures.rate(limit)}"
     )
     seen, ends_at = scale.at(share), (scale.at(low), scale.at(high))
     return tag(
@@ -191,7 +191,7 @@ def gauge(share: float, ends: Sequence[float] | None, limit: float) -> Markup:
             words(f"seen {figures.rate(share)}", seen, 54, "strong"),
             words(percent(scale.length, 1), 100, 54) if seen < _NEAR_RIGHT else None,
         ),
-        tag("figcaption", "The bar is the error rate of this run, the thin band its 95 % interval."),
+        tag("figcaption", "The bar is the error rate of this run, the thin band its 95% interval."),
     )
 
 

@@ -32,6 +32,11 @@ def escaped(text: object, limit: int = _LONGEST) -> Markup:
     return Markup(html.escape(printable(text, limit)))
 
 
+def multiline(text: str) -> Markup:
+    """Return a text of several lines as it is to stand in an element that keeps them; the text's length is its own."""
+    return Markup("\n".join(html.escape(printable(line)) for line in text.split("\n")))
+
+
 def prose(text: str) -> Markup:
     """Return our own advice with its commands (between backticks) and options (``--name``) as code."""
     parts = _CODE.split(printable(text, _LONGEST))

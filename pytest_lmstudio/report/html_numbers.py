@@ -45,7 +45,7 @@ _ATTEMPTS = {
 }
 _SLOWEST = 10
 _MESSAGE_CHARS = 200
-_SECONDS = frozenset({"timeout", "backoff", "latency_threshold", "wait"})
+_SECONDS = frozenset({"timeout", "first_token_timeout", "inter_token_timeout", "backoff", "latency_threshold", "wait"})
 # Where files lie is told by machine, not by choice.
 _PLACES = frozenset({"dir", "report", "html"})
 
@@ -111,7 +111,7 @@ def rates(report: Report) -> Markup | None:
     return table(
         "Shares of what was sent to the server",
         ("Rate",),
-        ("Share", "95 % interval", "Limit"),
+        ("Share", "95% interval", "Limit"),
         (
             ("Calls that failed", figures.rate(found["error_rate"]), figures.interval(found["error_rate_ci95"]), limit),
             ("Attempts disconnected or timed out", figures.rate(found["disconnect_rate"]), none, none),

@@ -75,10 +75,23 @@ svg text { fill: var(--quiet); }
 .limit { stroke: var(--ink); stroke-width: 2; stroke-dasharray: 4 3; }
 .mark { stroke: var(--ink); stroke-dasharray: 3 3; }
 svg .strong { fill: var(--ink); }
+figcaption { margin-top: .35rem; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: .5rem 0 0; padding: 0; }
 .legend li { display: flex; align-items: center; gap: .4rem; font-size: .875rem; }
 .legend svg { width: 22px; flex: none; }
 ul.plain { margin: 0; padding-left: 1.2rem; }
+details { border-bottom: 1px solid var(--line); }
+summary { padding: .4rem .25rem; cursor: pointer; }
+summary .quiet { white-space: nowrap; }
+summary .name { overflow-wrap: anywhere; }
+.outcome { display: inline-block; min-width: 5.5rem; font-weight: 600; }
+.outcome.good { color: var(--good); }
+.outcome.warn { color: var(--warn); }
+.outcome.bad { color: var(--bad); }
+.call { margin: 0 0 .75rem 1.25rem; padding-left: .75rem; border-left: 2px solid var(--line); }
+.text p { margin: .5rem 0 .15rem; }
+pre { margin: 0; padding: .5rem .75rem; background: var(--card); border: 1px solid var(--line); border-radius: .3rem;
+  white-space: pre-wrap; overflow-wrap: anywhere; font: .85rem/1.45 ui-monospace, "Cascadia Mono", Menlo, monospace; }
 footer { margin-top: 2.5rem; }
 :focus-visible { outline: 2px solid var(--answer); outline-offset: 2px; }
 @media (max-width: 40rem) {
@@ -86,12 +99,20 @@ footer { margin-top: 2.5rem; }
   article dl div { grid-template-columns: 1fr; gap: 0; padding: .3rem 0; }
   table { font-size: .85rem; }
   .number { padding-left: .4rem; }
+  tbody th { min-width: 5.5rem; }
+  .wide tbody th { min-width: 8rem; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   article, .card, figure, tr { break-inside: avoid; }
   h2, h3, caption { break-after: avoid; }
   .scroll { overflow: visible; }
+  table { font-size: 8.5pt; }
+  th, td, tbody th, .wide tbody th, .wide td:not(.number), thead th { min-width: 4.25rem; padding-right: .4rem; }
+  th.number, td.number { min-width: 0; }
+  thead th, code { white-space: normal; overflow-wrap: normal; }
+  .number { padding-left: .4rem; }
+  details::details-content { content-visibility: visible; display: block; }
 }
 """
 

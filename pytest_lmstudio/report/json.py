@@ -24,3 +24,10 @@ def write_report(report: Mapping[str, Any], path: str | Path) -> Path:
 def report_text(report: Mapping[str, Any]) -> str:
     """Return a report as JSON text in the order of its keys."""
     return json.dumps(plain(dict(report)), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+
+
+def schema_text() -> str:
+    """Return the JSON Schema (draft 2020-12) of a report as JSON text; it comes with the package."""
+    from importlib.resources import files
+
+    return (files("pytest_lmstudio.report") / "report.schema.json").read_text("utf-8")

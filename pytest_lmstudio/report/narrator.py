@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio.record.history import number
+from pytest_lmstudio.report import figures
 from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Narrator:
         since_s = self._loading_since_s.pop(model, now_s)
         if model in self._told:
             self._told.discard(model)
-            loaded = f"{_WHO} {model} is loaded, after {now_s - since_s:.0f} s"
+            loaded = f"{_WHO} {model} is loaded, after {figures.duration(round(now_s - since_s) * 1000)}"
             yield f"{_WHO} {model} did not load ({_kind(event)})" if event.get("error_kind") else loaded
 
 
@@ -87,6 +88,4 @@ def _count(event: Event, name: str) -> int:
 
 
 def _seconds(event: Event, name: str) -> str:
-    """Return a time to the tenth, or to the second where that is fine enough."""
-    seconds = number(event.get(name)) or 0.0
-    return f"{seconds:.0f} s" if seconds >= 10 or seconds == int(seconds) else f"{seconds:.1f} s"  # noqa: PLR2004
+    return figures.duration((number(event.get(name)) or 0.0) * 1000)

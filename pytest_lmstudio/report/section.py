@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_lmstudio.report import figures
 from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 TITLE = "LM Studio calls"
 _MOST_CALLS = 20
 _TEXT_CHARS = 2000
+_MOST_INPUTS = 3
 
 
 def render(calls: Iterable[Call]) -> str:
@@ -29,21 +31,34 @@ def render(calls: Iterable[Call]) -> str:
 
 def _call(number: int, call: Call) -> Iterator[str]:
     yield f"call {number}: {printable(call.request.model or '(no model)', limit=100)}, {_outcome(call)}"
-    for message in call.request.body.get("messages", ()):
-        yield from _labelled(str(message.get("role")), _content(message.get("content")))
-    for text in call.request.body.get("input", ())[:3]:
-        yield from _labelled("input", text)
+    for label, text in asked(call):
+        yield from _labelled(label, text)
     for attempt in call.attempts:
         yield f"  attempt {attempt.number}: {_attempt(attempt)}"
-    if call.reply is not None:
-        if call.reply.reasoning:
-            yield from _labelled("reasoning", call.reply.reasoning)
-        if call.reply.tool_calls:
-            yield from _labelled("tool calls", _spelled(list(call.reply.tool_calls)))
-        if call.request.endpoint == "chat":
-            yield from _labelled("reply", call.reply.text)
-    elif call.error is not None:
+    for label, text in answered(call):
+        yield from _labelled(label, text)
+    if call.reply is None and call.error is not None:
         yield from _labelled("error", str(call.error))
+
+
+def asked(call: Call) -> Iterator[tuple[str, str]]:
+    """Yield what a call asked, a role and its text at a time."""
+    for message in call.request.body.get("messages", ()):
+        yield str(message.get("role")), _content(message.get("content"))
+    for text in call.request.body.get("input", ())[:_MOST_INPUTS]:
+        yield "input", text
+
+
+def answered(call: Call) -> Iterator[tuple[str, str]]:
+    """Yield what a call was answered, reasoning and tool calls apart; nothing when it was not."""
+    if call.reply is None:
+        return
+    if call.reply.reasoning:
+        yield "reasoning", call.reply.reasoning
+    if call.reply.tool_calls:
+        yield "tool calls", _spelled(list(call.reply.tool_calls))
+    if call.request.endpoint == "chat":
+        yield "reply", call.reply.text
 
 
 def _outcome(call: Call) -> str:
@@ -52,14 +67,14 @@ def _outcome(call: Call) -> str:
     if call.reply.cached:
         return "cached"
     finish = f", finish_reason {printable(call.reply.finish_reason, limit=40)}" if call.reply.finish_reason else ""
-    return f"answered in {call.reply.latency_ms:.0f} ms{finish}"
+    return f"answered in {figures.duration(call.reply.latency_ms)}{finish}"
 
 
 def _attempt(attempt: Attempt) -> str:
-    waited = f"waited {attempt.waited_ms:.0f} ms, then " if attempt.waited_ms >= 1 else ""
+    waited = f"waited {figures.duration(attempt.waited_ms)}, then " if attempt.waited_ms >= 1 else ""
     if attempt.kind is None:
-        return f"{waited}answered in {attempt.latency_ms:.0f} ms"
-    return f"{waited}{attempt.kind} ({attempt.phase}) after {attempt.latency_ms:.0f} ms: {attempt.message}"
+        return f"{waited}answered in {figures.duration(attempt.latency_ms)}"
+    return f"{waited}{attempt.kind} ({attempt.phase}) after {figures.duration(attempt.latency_ms)}: {attempt.message}"
 
 
 def _labelled(label: str, text: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.record.diagnosis import HINTS
 from pytest_lmstudio.record.gate import percent
+from pytest_lmstudio.report.figures import amount, counted, duration, interval, rate
 from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
@@ -16,15 +17,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LABEL = 14
-_NARROWEST = 40
+#: Lines are filled between these, columns: longer ones are hard to read, however wide the terminal.
+_NARROWEST, _WIDEST = 40, 120
 _LONGEST = 500
 #: Symptoms that are shown with their causes; report.json holds all of them.
 _SHOWN_IN_FULL = 3
 #: Lost tests that are named at the end of a session.
 _SHOWN_LOST = 10
+_LISTS_LOST = "`pytest --lf --collect-only -q`"
 #: A command is copied whole, so it stands on one line where it can; the character cannot be in printable text.
 _COMMAND = re.compile(r"`[^`]{1,60}`")
 _UNBROKEN = "\x00"
+_WRITTEN = {"stores": "stored", "evictions": "evicted"}
 _RED = {"red": True, "bold": True}
 _YELLOW = {"yellow": True}
 _GREEN = {"green": True}
@@ -54,35 +58,36 @@ def lines(report: Mapping[str, Any], *, width: int = 80, run_dir: str | Path | N
     """
     if not report["calls"]["total"]:
         return
-    columns = max(width, _NARROWEST)
+    columns = min(max(width, _NARROWEST), _WIDEST)
     yield from _verdict(report, columns)
     yield from _advice(report, columns)
+    yield from _escalation(report, columns, run_dir)
     for label, text in _numbers(report):
         yield from _wrapped(f"{label:<{_LABEL}}", text, columns)
-    yield from _escalation(report, columns, run_dir)
     if run_dir is not None:
         # A path is copied whole, so it is never wrapped.
         yield Line(f"{'report':<{_LABEL}}{printable(run_dir)}/report.json")
     yield from _hints(report, columns)
 
 
-def lost_lines(tests: Sequence[tuple[str, str]]) -> Iterator[Line]:
+def lost_lines(tests: Sequence[tuple[str, str]], rest: str = _LISTS_LOST) -> Iterator[Line]:
     """Yield which tests were lost, and to what; a name is never wrapped, since it is copied whole.
 
     Args:
         tests: node id and error kind of each.
+        rest: what shows those that are left out here.
     """
     for nodeid, kind in tests[:_SHOWN_LOST]:
         name = printable(nodeid).encode("ascii", "backslashreplace").decode()
         yield Line(f"{'lost':<{_LABEL}}{name}: {printable(kind, 40)}")
     if len(tests) > _SHOWN_LOST:
-        yield Line(f"{'':<{_LABEL}}and {len(tests) - _SHOWN_LOST} more")
+        yield Line(f"{'':<{_LABEL}}and {amount(len(tests) - _SHOWN_LOST)} more: {rest} lists them")
 
 
 def _verdict(report: Mapping[str, Any], width: int) -> Iterator[Line]:
-    gate, calls, interval = report["gate"], report["calls"], report["rates"]["error_rate_ci95"]
+    gate, calls, ends = report["gate"], report["calls"], report["rates"]["error_rate_ci95"]
     limit = percent(gate["max_error_rate"])
-    likely = f"95% interval {_rate(interval[0])} to {_rate(interval[1])}" if interval else ""
+    likely = f"95% interval {interval(ends)}" if ends else ""
     if gate["failed"]:
         yield from _wrapped("", f"gate FAILED: {gate['reason']}", width, _RED)
         if likely:
@@ -92,7 +97,7 @@ def _verdict(report: Mapping[str, Any], width: int) -> Iterator[Line]:
     elif not calls["sent"]:
         yield from _wrapped("", f"gate passed: {gate['reason']}", width, _GREEN)
     else:
-        lost = f"{_rate(report['rates']['error_rate'])} of {_count(calls['sent'], 'call')} lost, limit {limit}"
+        lost = f"{rate(report['rates']['error_rate'])} of {counted(calls['sent'], 'call')} lost, limit {limit}"
         yield from _wrapped("", f"gate passed: {lost} ({likely})", width, _YELLOW if calls["failed"] else _GREEN)
 
 
@@ -134,37 +139,38 @@ def _numbers(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _calls(calls: Mapping[str, int]) -> str:
     extra = [
-        f"{calls[name]} {text}"
+        f"{amount(calls[name])} {text}"
         for name, text in (("cached", "cached"), ("coalesced", "shared with an equal one"), ("abandoned", "abandoned"))
         if calls[name]
     ]
-    return ", ".join([f"{calls['sent']} sent ({calls['ok']} ok, {calls['failed']} failed)", *extra])
+    sent, ok, failed = (amount(calls[name]) for name in ("sent", "ok", "failed"))
+    return ", ".join([f"{sent} sent ({ok} ok, {failed} failed)", *extra])
 
 
 def _failures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     rates, attempts, tests = report["rates"], report["attempts"], report["tests"]
     if rates["error_rate"] is not None:
-        yield "error rate", f"{_rate(rates['error_rate'])} of calls, limit {percent(report['gate']['max_error_rate'])}"
+        yield "error rate", f"{rate(rates['error_rate'])} of calls, limit {percent(report['gate']['max_error_rate'])}"
     if attempts["total"]:
         yield (
             "attempts",
             (
-                f"{attempts['total']} ({_count(attempts['retries'], 'retry', 'retries')}), "
-                f"{_rate(rates['disconnect_rate'])} disconnected, "
-                f"{_rate(rates['first_attempt_failure_rate'])} of first attempts failed"
+                f"{amount(attempts['total'])} ({counted(attempts['retries'], 'retry', 'retries')}), "
+                f"{rate(rates['disconnect_rate'])} disconnected, "
+                f"{rate(rates['first_attempt_failure_rate'])} of first attempts failed"
             ),
         )
     if report["errors_by_kind"]:
-        yield "errors", ", ".join(f"{kind} {count}" for kind, count in report["errors_by_kind"].items())
+        yield "errors", ", ".join(f"{kind} {amount(count)}" for kind, count in report["errors_by_kind"].items())
     if tests["lm_error"]:
-        yield "lost tests", f"{tests['lm_error']} (run them again with --lf)"
+        yield "lost tests", f"{amount(tests['lm_error'])} (run them again with --lf)"
     lost = report["lost"]
     if lost["requests_without_outcome"] or lost["workers_crashed"]:
         yield (
             "cut off",
             (
-                f"{_count(lost['requests_without_outcome'], 'request')} without outcome, "
-                f"{_count(lost['workers_crashed'], 'worker')} crashed"
+                f"{counted(lost['requests_without_outcome'], 'request')} without outcome, "
+                f"{counted(lost['workers_crashed'], 'worker')} crashed"
             ),
         )
 
@@ -172,23 +178,22 @@ def _failures(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _times(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     latency, first, speed = report["latency_ms"], report["ttft_ms"], report["tokens_per_second"]
     if latency["count"]:
-        yield "latency", _pairs((name, _ms(latency[name])) for name in ("p50", "p95", "p99", "mean", "max"))
+        yield "latency", _pairs((name, duration(latency[name])) for name in ("p50", "p95", "p99", "mean", "max"))
     if first["p50"] is not None:
-        yield "first token", _pairs((name, _ms(first[name])) for name in ("p50", "p95"))
+        yield "first token", _pairs((name, duration(first[name])) for name in ("p50", "p95"))
     if speed["p50"] is not None:
-        yield "tokens/s", _pairs((name, f"{speed[name]:.1f}") for name in ("p50", "p95"))
+        yield "tokens/s", _pairs((name, amount(speed[name], 1)) for name in ("p50", "p95"))
     if any(report["tokens"].values()):
-        yield "tokens", f"{report['tokens']['in'] or 0:,} in, {report['tokens']['out'] or 0:,} out"
+        yield "tokens", ", ".join(f"{amount(report['tokens'][way] or 0)} {way}" for way in ("in", "out"))
 
 
 def _cache(cache: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not (cache["hits"] or cache["misses"] or cache["stores"]):
         return
-    counts = [f"{_count(cache['hits'], 'hit')}, {_count(cache['misses'], 'miss', 'misses')}, {cache['stores']} stored"]
-    if cache["evictions"]:
-        counts.append(f"{cache['evictions']} evicted")
+    counts = [counted(cache["hits"], "hit"), counted(cache["misses"], "miss", "misses")]
+    counts += [f"{amount(cache[name])} {word}" for name, word in _WRITTEN.items() if cache[name] or name == "stores"]
     if cache["entries"] is not None:
-        counts.append(f"{cache['entries']} of {cache['size_limit']} entries")
+        counts.append(f"{amount(cache['entries'])} of {amount(cache['size_limit'])} entries")
     yield "cache", ", ".join(counts)
 
 
@@ -199,10 +204,11 @@ def _limits(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "in flight",
             f"at most {concurrency['peak_in_flight']}, limit {concurrency['limit']}"
-            + (f" (lowered {_count(lowered, 'time')})" if lowered else ""),
+            + (f" (lowered {counted(lowered, 'time')})" if lowered else ""),
         )
     if breaker["trips"]:
-        yield "breaker", f"paused {_count(breaker['trips'], 'time')}, {breaker['paused_s']:g} s in all"
+        paused = duration(breaker["paused_s"] * 1000)
+        yield "breaker", f"paused {counted(breaker['trips'], 'time')}, {paused} in all"
 
 
 def _server(report: Mapping[str, Any]) -> str:
@@ -225,9 +231,8 @@ def _model(model: Mapping[str, Any]) -> str:
 def _wrapped(label: str, text: str, width: int, markup: dict[str, bool] | None = None) -> Iterator[Line]:
     """Yield a label and its text, further lines of the text below its first."""
     clean = _COMMAND.sub(lambda command: command[0].replace(" ", _UNBROKEN), printable(text, _LONGEST))
-    broken = textwrap.wrap(
-        clean, width, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False
-    )
+    below = " " * (len(label) or 2)
+    broken = textwrap.wrap(clean, width, initial_indent=label, subsequent_indent=below, break_on_hyphens=False)
     for line in broken or [label.rstrip()]:
         # A long word may be broken before what CI takes for a command.
         yield Line(printable(line.replace(_UNBROKEN, " ")), dict(markup or {}))
@@ -235,15 +240,3 @@ def _wrapped(label: str, text: str, width: int, markup: dict[str, bool] | None =
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     return "  ".join(f"{name} {value}" for name, value in pairs)
-
-
-def _rate(rate: float | None) -> str:
-    return "0%" if not rate else f"{rate * 100:.1f}%"
-
-
-def _ms(ms: float) -> str:
-    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"  # noqa: PLR2004  # a second
-
-
-def _count(count: int, noun: str, plural: str | None = None) -> str:
-    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"

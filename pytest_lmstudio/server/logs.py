@@ -82,6 +82,11 @@ def lmstudio_log(user_home: Path, port: int | None, span: Span) -> ServerLog | N
     return None
 
 
+def lmstudio_ports(user_home: Path) -> list[int]:
+    """Return the ports that LM Studio last listened to on this machine, as its own files tell."""
+    return [port for home in _homes(user_home) if (port := _port_of(home)) is not None]
+
+
 def embedded_log(path: Path) -> ServerLog | None:
     """Return the log of the run's own llama.cpp server, None when it cannot be read."""
     read = _end_of(path, READ_BYTES)

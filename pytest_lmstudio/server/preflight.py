@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.attempt import AttemptFailed, get_json, run_attempt
@@ -112,22 +112,8 @@ class Preflight:
             raise Refused(Failure(ErrorKind(warm["kind"]), warm["message"]))
 
     async def only_model(self, endpoint: Endpoint) -> str:
-        """Return the one model that can answer.
-
-        Raises:
-            Refused: there is none, or several, or no list of them.
-        """
-        info = await self.server()
-        if info.problem_kind is not None:
-            raise Refused(Failure(info.problem_kind, info.problem or "", "connecting"))
-        kind = "llm" if endpoint == "chat" else "embedding"
-        found = list(dialects.answering(info.models, "llm" if endpoint == "chat" else "embedding"))
-        if len(found) == 1:
-            return found[0].id
-        known = ", ".join(model.id for model in (found or info.models)[:_SHOWN_MODELS]) or "none"
-        what = f"several {kind} models are loaded" if found else f"no {kind} model is loaded"
-        msg = f"{what}, and none is named; {'loaded' if found else 'known'}: {known}"
-        raise Refused(Failure(ErrorKind.NO_MODEL, msg))
+        """Return the one model that can answer; see `only_model_of`."""
+        return only_model_of(await self.server(), endpoint)
 
     async def model_back(self, model: str) -> None:
         """Wait until the list of models shows a model again, at most 60 s."""
@@ -241,3 +227,21 @@ def info_from(plain: dict[str, Any]) -> ServerInfo:
     known["models"] = tuple(ModelInfo(**model) for model in known["models"])
     known["problem_kind"] = ErrorKind(known["problem_kind"]) if known["problem_kind"] else None
     return ServerInfo(**known)
+
+
+def only_model_of(info: ServerInfo, endpoint: Endpoint) -> str:
+    """Return the one model of a server that can answer.
+
+    Raises:
+        Refused: there is none, or several, or no list of them.
+    """
+    if info.problem_kind is not None:
+        raise Refused(Failure(info.problem_kind, info.problem or "", "connecting"))
+    kind: Literal["llm", "embedding"] = "llm" if endpoint == "chat" else "embedding"
+    found = list(dialects.answering(info.models, kind))
+    if len(found) == 1:
+        return found[0].id
+    known = ", ".join(model.id for model in (found or info.models)[:_SHOWN_MODELS]) or "none"
+    what = f"several {kind} models are loaded" if found else f"no {kind} model is loaded"
+    msg = f"{what}, and none is named; {'loaded' if found else 'known'}: {known}"
+    raise Refused(Failure(ErrorKind.NO_MODEL, msg))

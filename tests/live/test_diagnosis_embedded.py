@@ -8,23 +8,15 @@ from typing import Any
 
 import pytest
 
+from tests.plugin.inner import QUIET as INNER
+
 pytestmark = [
     pytest.mark.usefixtures("model"),
     pytest.mark.timeout(300),
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc"),
 ]
 
-QUIET = (
-    "-p",
-    "no:randomly",
-    "-p",
-    "no:asyncio",
-    "-p",
-    "no:cacheprovider",
-    "--color=no",
-    "--lmstudio-url=embedded",
-    "-n0",
-)
+QUIET = (*INNER, "--lmstudio-url=embedded", "-n0")
 DIES = """
     import os, pathlib, pytest, signal
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.plugin.inner import QUIET as INNER
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -24,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc"),
 ]
 
-QUIET = ("-p", "no:randomly", "-p", "no:asyncio", "-p", "no:cacheprovider", "--color=no", "--lmstudio-url=embedded")
+QUIET = (*INNER, "--lmstudio-url=embedded")
 SUITE = """
     import pytest
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 #: Plugins of this project's own tests that would only slow a run inside a test down, or write to standard error.
 QUIET = (
-    "-p", "no:randomly", "-p", "no:asyncio", "-p", "no:hypothesispytest", "-p", "no:cacheprovider", "--color=no",
+    "-p", "no:anyio", "-p", "no:asyncio", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:randomly",
+    "-p", "no:rerunfailures", "-p", "no:timeout", "--color=no",
 )  # fmt: skip
 TELLS_SETTINGS = """
     import json, pathlib

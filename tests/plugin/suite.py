@@ -16,6 +16,7 @@ import anyio
 import httpcore
 
 import pytest_lmstudio
+from tests.valid import checked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,9 +35,10 @@ for _package in (pytest_lmstudio, httpcore, anyio):
 
 #: Ways to run a suite: one process, two workers, xdist not there at all.
 ALONE, WORKERS, NO_XDIST = ("-n0",), ("-n2",), ("-p", "no:xdist")
+# Plugins that a suite may name, and that would be half of what a worker costs that starts.
 _QUICK = (
-    "-p", "no:randomly", "-p", "no:cov", "-p", "no:hypothesispytest", "-p", "no:asyncio",
-    "--lmstudio-backoff=0.01", "--color=no",
+    "-p", "no:anyio", "-p", "no:asyncio", "-p", "no:cov", "-p", "no:hypothesispytest", "-p", "no:randomly",
+    "-p", "no:rerunfailures", "-p", "no:timeout", "--lmstudio-backoff=0.01", "--color=no",
 )  # fmt: skip
 
 
@@ -90,8 +92,7 @@ class Ran:
     @cached_property
     def report(self) -> dict[str, Any]:
         """The newest run's report.json."""
-        found: dict[str, Any] = json.loads((self.folder / "report.json").read_text("utf-8"))
-        return found
+        return checked(json.loads((self.folder / "report.json").read_text("utf-8")))
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:

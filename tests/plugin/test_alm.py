@@ -25,8 +25,8 @@ LOOPS = pytest.mark.parametrize(
 
 def run(suite: Suite, loop: str, source: str, *args: str) -> Ran:
     suite.write(f"import pytest\n{loop}\n{source}")
-    plugin = ("-p", "pytest_asyncio.plugin", "-o", "asyncio_default_fixture_loop_scope=function")
-    return suite.run("-n0", *(plugin if loop == ASYNCIO else ()), *args)
+    asyncio = ("-p", "pytest_asyncio.plugin", "-o", "asyncio_default_fixture_loop_scope=function")
+    return suite.run("-n0", "-p", "anyio.pytest_plugin", *(asyncio if loop == ASYNCIO else ()), *args)
 
 
 @LOOPS
@@ -122,3 +122,35 @@ async def test_many(alm):
     ran = run(suite, loop, together.replace("GATHER", trio if "trio" in loop else gather), "--lmstudio-concurrency=3")
     assert ran.summary == "1 passed"
     assert suite.server.peak_in_flight == 3
+
+
+def test_tests_on_every_loop_share_one_pool_of_connections(suite: Suite) -> None:
+    """One after another they need one connection, although each async test has an event loop of its own."""
+    suite.server.keep_alive_s = 600.0
+    suite.conftest("""
+        from pytest_lmstudio.engine import transport
+        def pytest_configure(config):
+            config.kept_s, transport.KEEPALIVE_EXPIRY_S = transport.KEEPALIVE_EXPIRY_S, 600.0
+        def pytest_unconfigure(config):
+            transport.KEEPALIVE_EXPIRY_S = config.kept_s
+    """)
+    suite.write("""
+        import pytest
+        @pytest.fixture(params=["asyncio", "trio"])
+        def anyio_backend(request): return request.param
+        @pytest.mark.asyncio
+        @pytest.mark.parametrize("n", [1, 2])
+        async def test_asyncio(alm, n): assert await alm(f"asyncio {n}")
+        @pytest.mark.anyio
+        @pytest.mark.parametrize("n", [1, 2])
+        async def test_anyio(alm, n, anyio_backend): assert await alm(f"{anyio_backend} {n}", cache=False)
+        def test_sync(lm): assert [str(reply) for reply in lm.map(["a", "b"])] == ["echo: a", "echo: b"]
+        @pytest.mark.anyio
+        async def test_at_once(alm, anyio_backend): assert len(await alm.map(["c", "d"], cache=False)) == 2
+    """)
+    plugin = ("-p", "pytest_asyncio.plugin", "-o", "asyncio_default_fixture_loop_scope=function")
+    ran = suite.run("-n0", "--lmstudio-concurrency=1", *plugin, "-p", "anyio.pytest_plugin")
+    assert ran.summary == "9 passed", ran.out
+    assert len(suite.server.requests) == 12
+    assert len({request.connection for request in suite.server.requests}) == 1
+    assert [request.reused for request in suite.server.requests][1:] == [True] * 11

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_lmstudio.report.figures import duration
 from tests.plugin.suite import ALONE, NO_XDIST, WORKERS
 from tests.standin import close_before_headers
 from tests.standin.catalog import Model
@@ -22,8 +23,8 @@ EIGHT = """
         print("printed by", n)
         lm(f"prompt {n}")
 """
-OPENED = "LM Studio: 2 network errors in a row, the last one disconnect: pausing 0.2 s (pause 1 of 3) ..."
-STILL = "LM Studio: still no answer (disconnect): pausing 0.2 s (pause {} of 3) ..."
+OPENED = "LM Studio: 2 network errors in a row, the last one disconnect: pausing 200 ms (pause 1 of 3) ..."
+STILL = "LM Studio: still no answer (disconnect): pausing 200 ms (pause {} of 3) ..."
 GAVE_UP = (
     "LM Studio: no answer after 3 pauses (disconnect), the remaining calls fail at once: "
     "look at the server, then run again"
@@ -63,7 +64,8 @@ def test_the_end_of_a_pause_is_told(suite: Suite, way: tuple[str, ...]) -> None:
     suite.write(EIGHT)
     ran = suite.run_apart(*way, *QUICK)
     assert told(ran)[0] == OPENED
-    assert told(ran)[1:] == [f"LM Studio: it answers again, going on after {ran.report['breaker']['paused_s']:.1f} s"]
+    paused = duration(ran.report["breaker"]["paused_s"] * 1000)
+    assert told(ran)[1:] == [f"LM Studio: it answers again, going on after {paused}"]
 
 
 def test_with_capture_off_it_is_told_too(suite: Suite) -> None:
@@ -118,7 +120,7 @@ def test_it_gets_into_no_tests_output(suite: Suite, way: tuple[str, ...]) -> Non
     captured = ran.out.partition("Captured stdout call")[2].splitlines()
     assert captured[1] == "written by the test"
     assert captured[2].startswith("----")
-    assert told(ran)[0] == OPENED.replace("0.2 s", "1 s")
+    assert told(ran)[0] == OPENED.replace("200 ms", "1 s")
 
 
 def test_the_names_of_tests_stay_readable(suite: Suite) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.plugin.suite import ALONE, NO_XDIST, WORKERS
-from tests.standin import close_before_headers, endless_stream, reply
+from tests.standin import close_before_headers, endless_stream, reply, status
 
 if TYPE_CHECKING:
     from tests.plugin.suite import Suite
@@ -233,8 +233,114 @@ def test_tests_that_failed_are_run_again_alone(suite: Suite) -> None:
     assert [request.text for request in suite.server.requests][3:] == ["Say two."]
 
 
+def test_what_failed_is_run_first(suite: Suite) -> None:
+    write(suite, ["one", "two", "three"], SUITE.replace("in reply", 'in reply and case["word"] != "three"'))
+    cached = ("-p", "cacheprovider", "-n0", "-v")
+    assert suite.run(*cached).summary == "1 failed, 2 passed"
+    ran = suite.run(*cached, "--ff", "--lmstudio-cache=off")
+    assert list(ran.words) == ["test_it[three]", "test_it[one]", "test_it[two]"]
+    assert [request.text for request in suite.server.requests][3] == "Say three."
+
+
+def test_stepwise_goes_on_where_it_stopped(suite: Suite) -> None:
+    write(suite, ["one", "two", "three"], SUITE.replace("in reply", 'in reply and case["word"] != "two"'))
+    stepwise = ("-p", "cacheprovider", "-n0", "--stepwise")
+    assert suite.run(*stepwise).summary == "1 failed, 1 passed"
+    ran = suite.run(*stepwise, "--lmstudio-cache=off")
+    assert ran.summary == "1 failed, 1 deselected"
+    assert "Say one." not in [request.text for request in suite.server.requests][3:]
+
+
+def test_a_rerun_asks_again_and_the_test_counts_once(suite: Suite) -> None:
+    suite.server.script(reply("two"), reply("no"), reply("two"))
+    write(suite, ["one", "two"], SUITE.replace('case["word"]', '"two"'))
+    ran = suite.run(
+        "-n0", "-p", "pytest_rerunfailures", "--reruns=2", "--lmstudio-cache=off", "--lmstudio-concurrency=1", "-v"
+    )
+    assert ran.words["test_it[two]"] == {"RERUN", "PASSED"}
+    assert ran.outcomes == {"passed": 2}
+    assert ran.report["calls"] | {"total": 3, "sent": 3, "ok": 3, "abandoned": 0} == ran.report["calls"]
+
+
+def test_a_rerun_of_a_lost_case_asks_again(suite: Suite) -> None:
+    suite.server.script(reply("two"), status(500, "no"), reply("two"))
+    write(suite, ["one", "two"], SUITE.replace('case["word"]', '"two"'))
+    ran = suite.run(
+        *("-n0", "-p", "pytest_rerunfailures", "--reruns=2", "--lmstudio-concurrency=1"),
+        *("--lmstudio-retries=0", "--lmstudio-on-error=fail", "-v"),
+    )
+    assert ran.words["test_it[two]"] == {"RERUN", "PASSED"}
+    assert ran.report["calls"] | {"total": 3, "sent": 3, "ok": 2, "failed": 1} == ran.report["calls"]
+
+
+@pytest.mark.parametrize("order", ["above", "below"])
+def test_repeats_by_parameters_ask_once_for_each_case_and_share_the_answer(suite: Suite, order: str) -> None:
+    mark, repeat = 'pytest.mark.llm_cases("cases.jsonl", prompt="Say {word}.")', 'pytest.mark.parametrize("n", [1, 2])'
+    first, second = (mark, repeat) if order == "above" else (repeat, mark)
+    write(
+        suite,
+        ["one", "two"],
+        f"""
+        import pytest
+        @{first}
+        @{second}
+        def test_it(reply, case, n): assert case["word"] in reply
+        """,
+    )
+    ran = suite.run("-n0")
+    assert ran.summary == "4 passed"
+    assert sorted(request.text for request in suite.server.requests) == ["Say one.", "Say two."]
+    calls = ran.report["calls"]
+    assert calls["total"] == 4
+    assert calls["sent"] == 2
+    assert calls["cached"] + calls["coalesced"] == 2
+
+
+@pytest.mark.parametrize(("dist", "times"), [("loadscope", 1), ("worksteal", 1), ("loadfile", 1), ("each", 2)])
+def test_every_way_to_deal_tests_asks_each_case_once(suite: Suite, dist: str, times: int) -> None:
+    words = [f"w{n}" for n in range(6)]
+    write(suite, words)
+    ran = suite.run("-n2", f"--dist={dist}")
+    assert ran.ret == 0, ran.out
+    calls = ran.report["calls"]
+    assert calls["ok"] + calls["cached"] + calls["coalesced"] == 6 * times
+    assert calls["failed"] == 0
+    assert sorted({request.text for request in suite.server.requests}) == [f"Say {word}." for word in words]
+
+
+def test_a_case_is_named_by_its_whole_id(suite: Suite) -> None:
+    write(suite, ["one", "two", "three"])
+    assert suite.run("-n0", "test_suite.py::test_it[two]").summary == "1 passed"
+    assert [request.text for request in suite.server.requests] == ["Say two."]
+
+
 def test_collecting_alone_asks_nothing(suite: Suite) -> None:
     write(suite, ["one", "two"])
     ran = suite.run("--collect-only", "-q")
     assert "test_suite.py::test_it[one]" in ran.out
     assert suite.server.all_requests == []
+
+
+HINT = "declared cases need no xdist workers"
+
+
+@EVERYWHERE
+def test_workers_that_nothing_but_declared_cases_used_are_pointed_out(suite: Suite, args: tuple[str, ...]) -> None:
+    write(suite, ["one", "two", "three", "four"])
+    ran = suite.run(*args)
+    rows = {row["symptom"]: row for row in ran.report["diagnosis"]}
+    assert (HINT in rows) is (args == WORKERS)
+    if args == WORKERS:
+        assert rows[HINT]["evidence"].startswith("4 cases in 2 workers took ")
+        assert any("run them with -n0" in line for line in ran.section)
+    assert [event.get("declared") for event in ran.named("test_end")] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    "other", ["def test_other(lm): lm('hi')", "def test_other(): pass", "def test_other(reply, lm): pass"]
+)
+def test_workers_that_other_tests_used_too_are_not(suite: Suite, other: str) -> None:
+    mark = '    @pytest.mark.llm_cases("cases.jsonl", prompt="Say {word}.")\n' if "reply" in other else ""
+    write(suite, ["one", "two"], f"{SUITE}{mark}    {other}\n")
+    ran = suite.run("-n2")
+    assert HINT not in [row["symptom"] for row in ran.report["diagnosis"]]

@@ -124,7 +124,7 @@ def test_reruns_are_for_failed_tests_and_count_each_call_once(suite: Suite, way:
         def test_lost(lm): lm("lost")
         def test_fails(lm): assert lm("wrong") == "right"
     """)
-    ran = suite.run(*way, *LOSES, "--reruns=2")
+    ran = suite.run(*way, *LOSES, "-p", "rerunfailures", "--reruns=2")
     assert set(ran.summary.split(", ")) == {"1 failed", "1 passed", "4 rerun", "1 lm-error"}
     assert ran.outcomes == {"passed": 1, "failed": 1, "lm_error": 1}
     assert Counter(event["nodeid"].partition("::test_")[2] for event in ran.named("gen_request")) == {

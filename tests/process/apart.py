@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _DEADLINE_S = 60.0
 _POLL_S = 0.05
-_WITHOUT = ("randomly", "cov", "hypothesispytest", "asyncio", "cacheprovider", "timeout")
+# anyio's alone would be half of what a pytest costs that starts, and each worker is one.
+WITHOUT = ("anyio", "asyncio", "cacheprovider", "cov", "hypothesispytest", "randomly", "rerunfailures", "timeout")
 # Every process of the run tells its pid, which is the other way to find it besides its group.
 CONFTEST = """
     import os, pathlib
@@ -28,6 +29,8 @@ CONFTEST = """
         with pathlib.Path(__file__).with_name("pids").open("a") as pids:
             pids.write(f"{getattr(config, 'workerinput', {}).get('workerid', 'main')} {os.getpid()}\\n")
 """
+#: Put into a suite, it lets the first interrupt wait for calls in flight as good as for ever.
+PATIENT = "from pytest_lmstudio import runtime; runtime.DRAIN_S = runtime._WORKER_DRAIN_S = 600.0\n"
 
 
 class Process(NamedTuple):
@@ -66,7 +69,7 @@ class Apart:
         (folder / "test_suite.py").write_text(textwrap.dedent(source), encoding="utf-8")
         (folder / "conftest.py").write_text(textwrap.dedent(CONFTEST), encoding="utf-8")
         self._folder = folder
-        without = [argument for name in _WITHOUT if name not in plugins for argument in ("-p", f"no:{name}")]
+        without = [argument for name in WITHOUT if name not in plugins for argument in ("-p", f"no:{name}")]
         command = [sys.executable, "-m", "pytest", *without, "--lmstudio-backoff=0.01", f"--lmstudio-url={url}", *args]
         self._process = subprocess.Popen(
             [*before, *command],

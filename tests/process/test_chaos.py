@@ -18,6 +18,7 @@ import pytest
 
 from tests.plugin.suite import Ran
 from tests.process.accounts import Accounts
+from tests.process.apart import WITHOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,7 +58,7 @@ def chaos_server(seed: str) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]
 def run_suite(folder: Path, url: str, *args: str) -> Ran:
     """Run the suite in a pytest of its own; it is killed when it hangs."""
     shutil.copy(HERE / "chaos_suite.py", folder / "test_suite.py")
-    without = [f"-pno:{name}" for name in ("randomly", "cov", "hypothesispytest", "asyncio", "cacheprovider")]
+    without = [f"-pno:{name}" for name in WITHOUT]
     usual = (
         "--lmstudio-model=test-model", "--lmstudio-timeout=1.5", "--lmstudio-retries=3", "--lmstudio-backoff=0.05",
         "--lmstudio-max-error-rate=100%", "--color=no",

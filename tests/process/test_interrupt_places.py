@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.process.apart import Apart
+from tests.process.apart import PATIENT, Apart
 from tests.standin import Model, StandIn, hang, html_500, rate_limit, reply
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ async def test_stream(alm): assert [piece async for piece in alm.stream("slow 3"
 def test_in_coroutines(tmp_path: Path, server: StandIn, loop: str, name: str, number: signal.Signals) -> None:
     source = ALM.format(mark=f"pytest.mark.{loop}", backend="asyncio") + GATHER
     calls = 1 if name == "stream" else 2
-    with Apart(tmp_path, source, server.url, "-n0", "-k", f"test_{name}", *ASYNCIO, plugins=["asyncio"]) as run:
+    with Apart(tmp_path, source, server.url, "-n0", "-k", f"test_{name}", *ASYNCIO, plugins=[loop]) as run:
         server.wait_for(lambda: server.in_flight == calls, 30)
         run.signal(number)
         ran = ended(run)
@@ -188,7 +188,7 @@ def test_in_coroutines(tmp_path: Path, server: StandIn, loop: str, name: str, nu
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_in_coroutines_on_trio(tmp_path: Path, server: StandIn, number: signal.Signals) -> None:
     source = ALM.format(mark="pytest.mark.anyio", backend="trio")
-    with Apart(tmp_path, source, server.url, "-n0") as run:
+    with Apart(tmp_path, source, server.url, "-n0", plugins=["anyio"]) as run:
         server.wait_for(lambda: server.in_flight == 2, 30)
         run.signal(number)
         ran = ended(run)
@@ -212,19 +212,38 @@ def test_in_a_teardown_that_hangs_the_second_one_breaks_it_off_and_the_report_is
     assert ran.report["calls"]["ok"] == 1
 
 
+def test_while_pytest_shows_the_first_one(tmp_path: Path, server: StandIn) -> None:
+    """Pytest sets its exit status after that, and a second one that breaks it off keeps it from doing so."""
+    (tmp_path / "shows.py").write_text(HERE + "def pytest_keyboard_interrupt():\n    here.touch()\n    time.sleep(600)")
+    source = "def test_it(lm): lm('hang')"
+    with Apart(tmp_path, PATIENT + source, server.url, "-n0", "-p", "shows") as run:
+        server.wait_for(lambda: server.in_flight == 1, 30)
+        run.signal(signal.SIGINT)
+        run.wait_until((tmp_path / "here").exists)
+        run.signal(signal.SIGINT)
+        ran = ended(run)
+    assert ran.ret == -signal.SIGINT, ran.out
+    assert ran.report["exit_status"] == 2
+    assert ran.report["gate"]["failed"] is None
+
+
 def test_in_the_end_of_a_session_that_hangs(tmp_path: Path, server: StandIn) -> None:
     """Pytest tears down what is left after an interrupt; there the second one has to break it off."""
-    source = HERE + (
-        "@pytest.fixture(scope='session', autouse=True)\ndef slow_end():\n    yield\n    here.touch()\n"
-        "    time.sleep(600)\n"
-        "def test_it(lm): lm('hang')\ndef test_next(lm): lm('never')"
+    source = (
+        PATIENT
+        + HERE
+        + (
+            "@pytest.fixture(scope='session', autouse=True)\ndef slow_end():\n    yield\n    here.touch()\n"
+            "    time.sleep(600)\n"
+            "def test_it(lm): lm('hang')\ndef test_next(lm): lm('never')"
+        )
     )
     with Apart(tmp_path, source, server.url, "-n0") as run:
         server.wait_for(lambda: server.in_flight == 1, 30)
         run.signal(signal.SIGINT)
         run.wait_until((tmp_path / "here").exists)
         run.signal(signal.SIGINT)
-        server.wait_for(lambda: server.in_flight == 0, 3.5)
+        server.wait_for(lambda: server.in_flight == 0, 30)
         ran = ended(run)
     assert ran.ret == -signal.SIGINT, ran.out
     assert ran.report["exit_status"] == 2

@@ -98,9 +98,10 @@ def error_object(
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
-def openai_list(models: Sequence[Model]) -> dict[str, Any]:
-    """Return ``GET /v1/models``: every downloaded model, since loading is just in time."""
-    rows = [{"id": model.id, "object": "model", "owned_by": "organization_owner"} for model in models]
+def openai_list(models: Sequence[Model], *, jit: bool) -> dict[str, Any]:
+    """Return ``GET /v1/models``: every downloaded model where loading is just in time, else those that are loaded."""
+    usable = [model for model in models if model.loaded or jit]
+    rows = [{"id": model.id, "object": "model", "owned_by": "organization_owner"} for model in usable]
     return {"data": rows, "object": "list"}
 
 

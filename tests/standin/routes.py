@@ -57,7 +57,7 @@ def _listing(server: StandIn, path: str) -> dict[str, Any] | None:
     if path == GREETING:
         return {"lmstudio": True}
     if path == "/v1/models":
-        return catalog.openai_list(server.models)
+        return catalog.openai_list(server.models, jit=server.jit)
     if path == "/api/v0/models":
         return catalog.v0_list(server.models)
     if path == "/api/v1/models":

@@ -16,7 +16,7 @@ from pytest_lmstudio.announce import Announcer, Line
 from pytest_lmstudio.record.events import EventWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(60)
@@ -170,7 +170,7 @@ def test_what_comes_while_tests_run_is_told_soon_and_the_rest_at_the_end(stdout:
     assert stdout.written.wait(30)
     log.write("breaker_closed", paused_s=30.5)
     end(loop)
-    assert stdout.text == f"{SAID}LM Studio: it answers again, going on after 30 s\n"
+    assert stdout.text == f"{SAID}LM Studio: it answers again, going on after 30.5 s\n"
     assert followers() == []
     it.start()  # a call in a session's last teardown
     assert followers() == []
@@ -242,3 +242,155 @@ def test_a_terminal_that_takes_nothing_does_not_hold_the_end_of_the_run(
         if thread.name == "lmstudio-tell":
             thread.join(30)
     assert followers() == []
+
+
+# -- a line that comes and goes --------------------------------------------------------------------
+
+
+class Writer:
+    """What is used of the writer behind pytest's reporter."""
+
+    fullwidth = 80
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._current_line = ""
+
+    @property
+    def width_of_current_line(self) -> int:
+        return len(self._current_line)
+
+    def write(self, text: str, *, flush: bool = False) -> None:
+        self._current_line = (self._current_line + text).rpartition("\n")[2]
+        self._file.write(text)
+        if flush:
+            self._file.flush()
+
+
+def line_on(file: Any) -> tuple[Line, Writer]:
+    writer = Writer(file)
+    reporter = SimpleNamespace(_tw=writer, currentfspath="test_suite.py")
+    return Line(reporter, file), writer
+
+
+def test_a_line_that_comes_and_goes_leaves_the_cursor_where_it_was() -> None:
+    line, writer = line_on(file := io.StringIO())
+    line.show("LM Studio: one")
+    line.show("LM Studio: one")
+    line.show("LM Studio: two")
+    writer.write("test_suite.py .", flush=True)
+    line.show("LM Studio: three")
+    line.erase()
+    line.erase()
+    writer.write(".")
+    line.close()
+    begun = len("test_suite.py .") + 1
+    assert file.getvalue() == (
+        "\r\x1b[KLM Studio: one\r\x1b[KLM Studio: two\r\x1b[Ktest_suite.py ."
+        f"\nLM Studio: three\r\x1b[K\x1b[A\x1b[{begun}G."
+    )
+
+
+def test_behind_a_full_row_nothing_can_be_taken_back_so_the_line_stays() -> None:
+    line, writer = line_on(file := io.StringIO())
+    writer.write("x" * 160)
+    line.show("LM Studio: one")
+    assert file.getvalue() == "x" * 160 + "\nLM Studio: one\n"
+    writer.write("y" * 85)
+    line.show("LM Studio: two")
+    line.close()
+    assert file.getvalue().endswith("\nLM Studio: two\r\x1b[K\x1b[A\x1b[6G")
+
+
+def test_what_is_to_stay_takes_the_place_of_what_comes_and_goes() -> None:
+    line, _ = line_on(file := io.StringIO())
+    line.show("LM Studio: 1 in flight")
+    line.say("LM Studio: loading qwen ...")
+    line.close()
+    assert file.getvalue() == "\r\x1b[KLM Studio: 1 in flight\r\x1b[KLM Studio: loading qwen ...\n"
+
+
+def test_silence_is_since_pytest_or_a_line_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(announce, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    line, writer = line_on(io.StringIO())
+    silences = []
+    acts: list[Callable[[], None]] = [
+        *(lambda: writer.write("."), lambda: line.show("one"), lambda: line.say("two"), line.erase)
+    ]
+    for act in acts:
+        now_s[0] += 10
+        act()
+        silences.append(line.silent_s())
+    line.close()
+    assert silences == [0, 10, 0, 10]
+
+
+def test_pytest_writes_as_before_when_the_line_is_closed() -> None:
+    line, writer = line_on(io.StringIO())
+    assert "write" in vars(writer)
+    line.close()
+    assert "write" not in vars(writer)
+    # Somebody else's hand on it stays.
+    line, writer = line_on(io.StringIO())
+    writer.write = other = lambda *_, **__: None  # type: ignore[method-assign]  # as another plugin may
+    line.close()
+    assert vars(writer)["write"] is other
+
+
+def test_a_file_and_a_terminal_that_is_none_get_no_line_that_comes_and_goes(terminal: Terminal) -> None:
+    assert not Line(Reporter(), terminal.file, in_place=True).in_place
+    assert not Line(Reporter(), io.StringIO(), in_place=True).in_place
+
+
+def beating(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
+    """Return a session that was silent for long."""
+    monkeypatch.setattr(announce, "_SILENCE_S", 0.0)
+    found = session(Reporter(), dist="load")
+    found.config.getoption = lambda name, _: options.get(name, {"dist": "load", "verbose": 0}[name])
+    found.testscollected = 8
+    return found
+
+
+def test_a_silent_run_with_a_call_in_flight_is_told_to_be_alive(
+    monkeypatch: pytest.MonkeyPatch, stdout: Told, log: EventWriter
+) -> None:
+    it = Announcer(lambda: log.path)
+    loop = it.pytest_runtestloop(beating(monkeypatch))
+    log.write("gen_request", call_id="a", nodeid="t.py::test", worker="gw0")
+    next(loop)
+    assert stdout.written.wait(30)
+    end(loop)
+    assert stdout.text.startswith("LM Studio: 1 in flight, 0 done, 0 lost\n")
+
+
+def test_while_the_debugger_has_the_terminal_nothing_is_told(
+    monkeypatch: pytest.MonkeyPatch, stdout: Told, log: EventWriter
+) -> None:
+    monkeypatch.setattr(announce, "_LOOK_S", 0.01)
+    it = Announcer(lambda: log.path)
+    loop = it.pytest_runtestloop(beating(monkeypatch))
+    it.pytest_enter_pdb()
+    log.write("gen_request", call_id="a", nodeid="t.py::test", worker="gw0")
+    next(loop)
+    log.write("breaker_open", **OPENED)
+    assert stdout.written.wait(30)
+    it._line.say("the debugger's") if it._line else None
+    assert "in flight" not in stdout.text
+    stdout.written.clear()
+    it.pytest_leave_pdb()
+    assert stdout.written.wait(30)
+    end(loop)
+    assert "LM Studio: 1 in flight" in stdout.text
+
+
+def test_whoever_asked_for_silence_gets_it(monkeypatch: pytest.MonkeyPatch, stdout: Told, log: EventWriter) -> None:
+    monkeypatch.setattr(announce, "_LOOK_S", 0.01)
+    it = Announcer(lambda: log.path)
+    loop = it.pytest_runtestloop(beating(monkeypatch, verbose=-2))
+    log.write("gen_request", call_id="a", nodeid="t.py::test", worker="gw0")
+    next(loop)
+    log.write("breaker_open", **OPENED)
+    assert stdout.written.wait(30)
+    end(loop)
+    assert stdout.text == SAID

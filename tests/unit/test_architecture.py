@@ -16,12 +16,12 @@ MODULES = read_modules(FOLDER)
 IMPORTS = imports(MODULES)
 
 _RUN_MODULES = (
-    *("announce", "closing", "common", "endings", "fixtures", "flags", "gathered", "hooks", "interrupt", "live"),
-    *("marks", "options", "outcome", "own_server", "session", "xdist"),
+    *("announce", "ci", "closing", "common", "endings", "fixtures", "flags", "gathered", "hooks", "interrupt", "live"),
+    *("marks", "metrics_server", "options", "outcome", "outlets", "own_server", "session", "texts", "xdist"),
 )
 ROOM_OF = {
     **dict.fromkeys(("clock", "errors", "files", "keywords", "lazy"), "ground"),
-    **dict.fromkeys(("records", "reply", "settings", "text", "values"), "ground"),
+    **dict.fromkeys(("names", "records", "reply", "settings", "text", "values"), "ground"),
     "record": "record",
     "engine": "engine",
     "server": "server",
@@ -48,17 +48,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plugin": _ALL_BELOW_RUN | {"run"},
     "front": _ALL_BELOW_RUN | {"run"},
 }
-_CASES_MODULES = ("cases.ahead", "cases.asked", "cases.declare")
+_CASES_MODULES = ("cases.ahead", "cases.asked", "cases.declare", "cases.order")
 MAY_IMPORT_PYTEST = {"plugin", *_CASES_MODULES, *_RUN_MODULES} - {"closing", "endings", "interrupt"}
 #: The one home of each library: everything else goes through that module.
 HOME_OF = {
-    "httpx": {"engine.transport"},
+    "httpx": {"engine.proxied"},
     "h11": {"engine.plain"},
     "diskcache": {"engine.database"},
     "filelock": {"engine.locks", "record.events"},
     "xllamacpp": {"server.embedded"},
+    "prometheus_client": {"report.metrics"},
 }
-HEAVY = {"httpx", "h11", "diskcache", "jsonschema", "asyncio", "filelock", "xllamacpp"}
+HEAVY = {"httpx", "h11", "diskcache", "jsonschema", "asyncio", "filelock", "xllamacpp", "prometheus_client"}
 LOADED_WITH_THE_PLUGIN = {
     *(
         "plugin",
@@ -71,11 +72,13 @@ LOADED_WITH_THE_PLUGIN = {
         "marks",
         "options",
         "outcome",
+        "outlets",
         "own_server",
         "session",
+        "texts",
         "xdist",
     ),
-    *("settings", "errors", "keywords", "lazy", "records", "text", "values", ""),
+    *("settings", "errors", "keywords", "lazy", "names", "records", "text", "values", ""),
 }
 MOST_LINES_OF_A_FUNCTION = 40
 MOST_LINES_OF_A_FILE = 330

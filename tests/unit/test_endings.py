@@ -100,6 +100,14 @@ def test_a_lost_test_tells_what_it_was_lost_to(tmp_path: Path) -> None:
     assert session.endings.lost() == [("a", "timeout"), ("not-marked", "connect")]
 
 
+def test_a_declared_case_is_told_as_one(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    session.call()
+    session.run("a", "passed", facts=MARKED | {"declared": True})
+    session.run("b", "skipped", facts=MARKED | {"declared": True})
+    assert session.written() == [of("a", "passed", declared=True), of("b", "skipped", ran=False, declared=True)]
+
+
 def test_a_test_is_told_once_however_often_it_ends(tmp_path: Path) -> None:
     session = Session(tmp_path)
     session.call()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_lmstudio import options, values
+from pytest_lmstudio import names, options, values
 from pytest_lmstudio.engine import retry
 from pytest_lmstudio.flags import FLAGS
 from pytest_lmstudio.settings import BreakerLimits, Settings
@@ -196,7 +196,7 @@ def test_paths_are_relative_to_where_they_were_given(tmp_path: Path) -> None:
     ],
 )
 def test_the_token_comes_from_the_environment_alone(tmp_path: Path, environ: dict[str, str], token: str | None) -> None:
-    assert options.token(environ) == token
+    assert names.token(environ) == token
     assert resolve(tmp_path, environ=environ).settings == resolve(tmp_path).settings
 
 

@@ -64,6 +64,15 @@ def test_the_last_is_ended_first_so_that_none_is_sent_in_place_of_another() -> N
     assert ended == [2, 1, 0]
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_those_that_ended_already_are_told_but_for_an_interrupt(*, interrupted: bool) -> None:
+    ended, lost, waiting = (Future[Any]() for _ in range(3))
+    ended.set_result(1)
+    lost.cancel()
+    assert leave(runtime(interrupted=interrupted), [ended, lost, waiting]) == ([] if interrupted else [ended])
+    assert waiting.cancelled() is not interrupted
+
+
 def test_a_loop_that_is_gone_is_no_trouble() -> None:
     class Gone(Future[Any]):
         def cancel(self) -> bool:

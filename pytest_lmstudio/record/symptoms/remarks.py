@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_lmstudio.record.symptoms.look import successes
+from pytest_lmstudio.record.symptoms.look import latencies_ms, successes
 from pytest_lmstudio.record.symptoms.row import Row, Seen
-from pytest_lmstudio.record.symptoms.words import times
+from pytest_lmstudio.record.symptoms.words import span, times
 
 if TYPE_CHECKING:
     from pytest_lmstudio.record.facts import Evidence
@@ -59,7 +59,27 @@ def cache_too_small(evidence: Evidence) -> Seen | None:
     )
 
 
+def cases_in_workers(evidence: Evidence) -> Seen | None:
+    """Detect a run of declared cases only that was spread over xdist workers."""
+    cases, limit = evidence.cases, evidence.run.settings.concurrency
+    ran = sum(count for word, count in evidence.report["tests"].items() if word != "skipped")
+    if not cases.workers or not cases.tests or cases.tests != ran:
+        return None
+    took = f"{times(cases.tests, 'case')} in {times(cases.workers, 'worker')} took "
+    answers_ms = sum(latencies_ms(successes(evidence))) / limit
+    alone = f"; the answers alone, {limit} at a time, {span(answers_ms)}" if answers_ms else ""
+    return Seen(f"{took}{span(evidence.run.duration_s * 1000)}{alone}")
+
+
 HINTS = (
+    Row(
+        "declared cases need no xdist workers",
+        "a worker costs about half a second of CPU to start, and is told of its next test only",
+        "the same run with -n0",
+        "run them with -n0: one process keeps EVAL_CONCURRENCY calls in flight, ahead of their tests",
+        cases_in_workers,
+        hint=True,
+    ),
     Row(
         "thinking took all tokens of an answer",
         "the model spent max_tokens on reasoning and had none left for text",

@@ -124,3 +124,25 @@ def test_a_field_that_should_name_a_case_must_be_there() -> None:
 
 def test_functions_are_not_called_for_a_check() -> None:
     Template({"prompt": lambda _: pytest.fail("called")}).check({})
+
+
+@pytest.mark.parametrize(
+    ("given", "system"),
+    [
+        ({"prompt": "x"}, None),
+        ({"prompt": "x", "system": "Be {who[name]}."}, "Be Ada."),
+        ({"prompt": lambda case: case["no"], "system": "Be {who[name]}."}, "Be Ada."),
+        ({"prompt": "x", "system": lambda case: case["no"]}, None),
+        ({"messages": [{"role": "system", "content": "{n}"}], "system": "unused"}, "2"),
+        ({"messages": [{"role": "user", "content": "{n}"}], "system": "used"}, "used"),
+    ],
+)
+def test_the_system_prompt_of_a_case_is_known_without_calling_functions(
+    given: dict[str, Any], system: str | None
+) -> None:
+    assert Template(given).check(ROW) == system
+
+
+def test_a_system_prompt_that_is_no_text_is_told_even_if_the_prompt_is_a_function() -> None:
+    with pytest.raises(BadCases, match="system must be a text, got 5"):
+        Template({"prompt": lambda case: case["text"]}).check({"text": "t", "system": 5})

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "pytest_lmstudio")
+COMMANDS = ("report", "bundle", "doctor", "health", "verify")
 
 
 class Screen(io.StringIO):
@@ -45,7 +46,7 @@ def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["report", "bundle"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_example_of_the_help_can_be_typed(capsys: pytest.CaptureFixture[str], command: str) -> None:
     examples = re.findall(r"^  pytest-lmstudio (.*?)(?:  .*)?(?: \|.*)?$", helped(capsys, command), re.MULTILINE)
     assert len(examples) >= 2
@@ -55,10 +56,11 @@ def test_every_example_of_the_help_can_be_typed(capsys: pytest.CaptureFixture[st
             main([*shlex.split(example.partition(" | ")[0]), "--help"])
 
 
-@pytest.mark.parametrize("arguments", [(), ("report",), ("bundle",)], ids=["all", "report", "bundle"])
+@pytest.mark.parametrize("arguments", [(), *((name,) for name in COMMANDS)], ids=["all", *COMMANDS])
 def test_the_help_explains_the_status(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     out = helped(capsys, *arguments)
-    assert "  1  `report` showed a run whose gate failed\n" in out
+    assert "  1  `report` showed a run whose gate failed, or" in out
+    assert "mend, `verify` what more time does not cure\n" in out
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def section(report: dict[str, Any], folder: Path = WHERE, lost: Sequence[tuple[str, str]] = ()) -> str:
     """Return what the end of a run shows."""
-    shown = [*lines(report, width=80, run_dir=folder), *lost_lines(lost)]
+    shown = [*lines(report, width=80, run_dir=folder), *lost_lines(lost, "--html PATH")]
     return "\n".join([" LM Studio ".center(80, "="), *(line.text for line in shown), ""])
 
 
@@ -166,7 +166,10 @@ def test_lost_tests_are_named_as_at_the_end_of_the_run(home: Path, capsys: pytes
     assert main(["report"]) == 1
     out = capsys.readouterr().out
     assert out == section(written(folder), lost=[(f"t.py::test_{n}", "timeout") for n in range(12)])
-    assert out.splitlines()[-2:] == [f"{'lost':<14}t.py::test_9: timeout", f"{'':<14}and 2 more"]
+    assert out.splitlines()[-2:] == [
+        f"{'lost':<14}t.py::test_9: timeout",
+        f"{'':<14}and 2 more: --html PATH lists them",
+    ]
 
 
 def test_a_log_is_not_read_for_what_it_need_not_tell(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_lmstudio.engine.plain import Connection
-from pytest_lmstudio.engine.transport import Broken, Transport
+from pytest_lmstudio.engine.response import Broken
+from pytest_lmstudio.engine.transport import Transport
 from tests.standin import (
     StandIn,
     close_before_headers,
@@ -24,7 +25,7 @@ from tests.unit.engine.attempts import attempt, attempts, told
 
 if TYPE_CHECKING:
     from pytest_lmstudio.engine.progress import Progress
-    from pytest_lmstudio.engine.transport import Response
+    from pytest_lmstudio.engine.response import Response
     from tests.standin import Step
 
 DEAD = "it was reset"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lmstudio.engine import transport as room
+from pytest_lmstudio.engine import response as room
 from pytest_lmstudio.engine.attempt import Answer, AttemptFailed, get_json
 from pytest_lmstudio.engine.transport import Transport
 from tests.standin import (

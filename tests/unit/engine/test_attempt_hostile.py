@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lmstudio.engine import transport as room
-from pytest_lmstudio.engine.transport import Response, Transport
+from pytest_lmstudio.engine.proxied import Proxied
+from pytest_lmstudio.engine.response import Response
+from pytest_lmstudio.engine.transport import Transport
 from tests.standin import StandIn, Step, stream_error
 from tests.standin.hostile import bomb, one_line
 from tests.unit.engine.attempts import attempt, attempts, told
@@ -52,7 +53,7 @@ def through_httpx(url: str, *, stream: bool) -> str:
 
     async def work() -> str:
         transport = Transport(url, None)
-        transport._httpx = room._Httpx(url, None)
+        transport._proxied = Proxied(url, None, 2.0)
         try:
             return told(await attempt(transport, stream=stream, timeout_s=60))
         finally:

@@ -1,150 +1,39 @@
-"""The circuit breaker keeps to its rules, whatever the order in which attempts start and end."""
+"""The circuit breaker of a run, over its processes."""
 
 from __future__ import annotations
 
 import asyncio
 import struct
-from dataclasses import astuple, dataclass
+from contextlib import contextmanager
+from dataclasses import astuple
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pytest_lmstudio.engine import breaker as room
-from pytest_lmstudio.engine.breaker import Admission, Breaker, BreakerState
+from pytest_lmstudio.engine.breaker import Admission, Breaker, BreakerState, Phase
 from pytest_lmstudio.engine.shared import BREAKER_AT, Shared
 from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.settings import BreakerLimits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 LIMITS = BreakerLimits(3, 30.0)
 PROBE_S = 45.0
 LOST_AFTER_S = PROBE_S + 5.0
-CLOSED, OPEN, PROBING, GIVEN_UP = range(4)
+CLOSED, OPEN, PROBING, GIVEN_UP = Phase
 KIND = ErrorKind.DISCONNECT
 
 
-@dataclass(eq=False)
-class Flight:
-    """An attempt that was let through."""
-
-    started_s: float
-    probe: bool
-
-
-class BreakerRules(RuleBasedStateMachine):
-    """The contract's words, kept as plain facts: what happened since the last success, and who probes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now_s = 1000.0
-        self.state = BreakerState()
-        self.flights: list[Flight] = []
-        self.counted: list[float] = []  # when each counted failure since the last success happened
-        self.pauses: list[float] = []  # when each pause since the last success began
-        self.prober: Flight | None = None
-        self.all_pauses, self.paused_s = 0, 0.0
-
-    @property
-    def paused(self) -> bool:
-        return bool(self.pauses)
-
-    @property
-    def given_up(self) -> bool:
-        return len(self.pauses) > 3
-
-    def expected(self) -> Admission:
-        if not self.paused:
-            return Admission("go")
-        if self.given_up:
-            return Admission("give_up")
-        if self.prober is not None:
-            left_s = self.prober.started_s + LOST_AFTER_S - self.now_s
-            return Admission("wait", min(0.05, left_s)) if left_s > 0 else Admission("probe")
-        left_s = self.pauses[-1] + LIMITS.pause_s - self.now_s
-        return Admission("wait", left_s) if left_s > 0 else Admission("probe")
-
-    @rule(seconds=st.sampled_from([0.0, 0.25, 1.0, 10.0, 29.75, 30.0, 50.0]))
-    def time_passes(self, seconds: float) -> None:
-        self.now_s += seconds
-        for flight in [flight for flight in self.flights if self.now_s - flight.started_s > PROBE_S]:
-            self.flights.remove(flight)  # an attempt cannot outlive its hard limit; one that died tells nothing
-
-    @rule()
-    def somebody_asks(self) -> None:
-        expected = self.expected()
-        self.state, admission = self.state.admit(self.now_s, PROBE_S)
-        assert admission == expected
-        if admission.verdict in {"go", "probe"}:
-            flight = Flight(self.now_s, admission.verdict == "probe")
-            self.flights.append(flight)
-            self.prober = flight if flight.probe else self.prober
-
-    @precondition(lambda self: self.flights)
-    @rule(data=st.data())
-    def an_attempt_succeeds(self, data: st.DataObject) -> None:
-        self.flights.remove(data.draw(st.sampled_from(self.flights)))
-        self.state = self.state.succeeded(self.now_s)
-        self.paused_s += self.now_s - self.pauses[0] if self.pauses else 0.0
-        self.counted, self.pauses, self.prober = [], [], None
-
-    @precondition(lambda self: self.flights)
-    @rule(data=st.data())
-    def an_attempt_fails(self, data: st.DataObject) -> None:
-        flight = data.draw(st.sampled_from(self.flights))
-        self.flights.remove(flight)
-        self.state = self.state.failed(flight.started_s, self.now_s, LIMITS, probe=flight.probe)
-        if self.paused:
-            if flight.probe and self.prober is not None:
-                self.pause()
-        elif not any(flight.started_s < at for at in self.counted):  # none of those counted was in flight with it
-            self.counted.append(self.now_s)
-            if len(self.counted) == LIMITS.failures:
-                self.pause()
-
-    @precondition(lambda self: self.prober in self.flights)
-    @rule()
-    def the_probe_is_given_up_without_a_result(self) -> None:
-        assert self.prober is not None
-        self.flights.remove(self.prober)
-        self.state = self.state.unprobed(self.now_s)
-        self.prober.started_s = self.now_s - LOST_AFTER_S  # whoever asks next may probe
-
-    @precondition(lambda self: self.flights)
-    @rule(data=st.data())
-    def an_attempt_dies_with_its_process(self, data: st.DataObject) -> None:
-        self.flights.remove(data.draw(st.sampled_from(self.flights)))
-
-    def pause(self) -> None:
-        self.prober = None
-        self.pauses.append(self.now_s)
-        self.all_pauses += not self.given_up
-
-    @invariant()
-    def phase_and_counts_are_those_of_the_words(self) -> None:
-        phase = GIVEN_UP if self.given_up else PROBING if self.prober else OPEN if self.paused else CLOSED
-        assert self.state.phase == phase
-        assert self.state.pauses == min(3, len(self.pauses))
-        assert self.state.trips == self.all_pauses
-        assert self.state.paused_s == self.paused_s
-        assert phase != CLOSED or self.state.failures == len(self.counted)
-
-
-TestBreakerRules = BreakerRules.TestCase
-
-
-# -- the breaker of a run --------------------------------------------------------------------------
-
-
 class Clock:
-    """Time that passes only by sleeping."""
+    """Time that passes only by sleeping; what others do meanwhile stands in `then`, with its time."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
+        self.then: list[tuple[float, Callable[[], None]]] = []
 
     def monotonic(self) -> float:
         return self.now_s
@@ -152,6 +41,8 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         assert seconds > 0
         self.now_s += seconds
+        while self.then and self.then[0][0] <= self.now_s:
+            self.then.pop(0)[1]()
 
 
 @pytest.fixture
@@ -160,6 +51,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=clock.monotonic))
     monkeypatch.setattr(room, "asyncio", SimpleNamespace(sleep=clock.sleep))
     return clock
+
+
+Pair = tuple[Shared, Shared]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """Return what two processes of a run share."""
+    pair = Shared(tmp_path, 4), Shared(tmp_path, 4)
+    yield pair
+    for shared in pair:
+        shared.close()
 
 
 def breaker(shared: Shared, limits: BreakerLimits | None, changes: list[tuple[int, int]]) -> Breaker:
@@ -181,6 +84,7 @@ def test_a_dead_server_holds_a_call_for_three_pauses_and_then_no_longer(clock: C
         assert it.ask(PROBE_S) == Admission("probe")
         it.failed(clock.now_s, KIND, probe=True)
         probes += 1
+        assert it.gave_up == (probes == 3)
     assert (probes, clock.now_s - began_s) == (3, 90.0)
     assert it.ask(PROBE_S) == Admission("give_up")
     assert changes == [(CLOSED, OPEN), (PROBING, OPEN), (PROBING, OPEN), (PROBING, GIVEN_UP)]
@@ -197,6 +101,28 @@ def test_a_probe_that_succeeds_lets_everybody_go(clock: Clock) -> None:
     assert changes == [(CLOSED, OPEN), (PROBING, CLOSED)]
 
 
+def test_every_process_waits_out_the_pause(clock: Clock, pair: Pair) -> None:
+    here, there = (breaker(shared, LIMITS, []) for shared in pair)
+    trip(here, clock)
+    began_s = clock.now_s
+    assert asyncio.run(there.admitted(PROBE_S))
+    assert clock.now_s - began_s == LIMITS.pause_s
+
+
+@pytest.mark.parametrize("probing", [False, True], ids=["in a pause", "in a probe"])
+def test_a_success_elsewhere_is_noticed_within_50_ms(clock: Clock, pair: Pair, *, probing: bool) -> None:
+    here, there = (breaker(shared, LIMITS, []) for shared in pair)
+    trip(here, clock)
+    if probing:
+        clock.now_s += LIMITS.pause_s
+        here.ask(PROBE_S)
+    began_s = clock.now_s
+    clock.then.append((began_s + 0.01, lambda: here.succeeded(probe=probing)))
+    assert asyncio.run(there.admitted(PROBE_S))
+    assert clock.now_s - began_s == pytest.approx(0.05)
+    assert there.ask(PROBE_S) == Admission("go")
+
+
 def test_an_answer_to_a_request_sent_before_the_breaker_gave_up_resumes(clock: Clock) -> None:
     it = breaker(Shared(None, 4), LIMITS, [])
     trip(it, clock)
@@ -208,12 +134,6 @@ def test_an_answer_to_a_request_sent_before_the_breaker_gave_up_resumes(clock: C
     assert it.ask(PROBE_S) == Admission("go")
 
 
-def test_a_closed_breaker_admits_everybody_and_one_that_gave_up_nobody_however_late() -> None:
-    closed, given_up = BreakerState(), BreakerState(phase=GIVEN_UP, until_s=10.0)
-    assert closed.admit(0.0, PROBE_S) == (closed, Admission("go"))
-    assert given_up.admit(1e9, PROBE_S) == (given_up, Admission("give_up"))
-
-
 def test_a_breaker_that_is_off_lets_everything_through(clock: Clock) -> None:
     it = breaker(Shared(None, 4), None, [])
     trip(it, clock, times=50)
@@ -222,10 +142,9 @@ def test_a_breaker_that_is_off_lets_everything_through(clock: Clock) -> None:
     assert it.ask(PROBE_S) == Admission("go")
 
 
-def test_processes_count_together_probe_one_at_a_time_and_announce_once(clock: Clock, tmp_path: Path) -> None:
+def test_processes_count_together_probe_one_at_a_time_and_announce_once(clock: Clock, pair: Pair) -> None:
     changes: list[tuple[int, int]] = []
-    one, two = (Shared(tmp_path, 4) for _ in range(2))
-    here, there = breaker(one, LIMITS, changes), breaker(two, LIMITS, changes)
+    here, there = (breaker(shared, LIMITS, changes) for shared in pair)
     trip(here, clock, times=2)
     assert there.ask(PROBE_S) == Admission("go")
     trip(there, clock, times=1)
@@ -237,8 +156,6 @@ def test_processes_count_together_probe_one_at_a_time_and_announce_once(clock: C
     here.succeeded(probe=True)
     assert there.ask(PROBE_S) == Admission("go")
     assert changes == [(CLOSED, OPEN), (PROBING, CLOSED)]
-    one.close()
-    two.close()
 
 
 def test_each_change_tells_the_kind_of_the_error_behind_it(clock: Clock) -> None:
@@ -273,9 +190,8 @@ def test_one_failure_may_be_enough_and_a_pause_be_short(clock: Clock) -> None:
     assert not it.gave_up
 
 
-def test_a_probe_that_was_given_up_without_a_result_leaves_it_to_the_next(clock: Clock, tmp_path: Path) -> None:
-    one, two = (Shared(tmp_path, 4) for _ in range(2))
-    here, there = breaker(one, LIMITS, []), breaker(two, LIMITS, [])
+def test_a_probe_that_was_given_up_without_a_result_leaves_it_to_the_next(clock: Clock, pair: Pair) -> None:
+    here, there = (breaker(shared, LIMITS, []) for shared in pair)
     trip(here, clock)
     clock.now_s += LIMITS.pause_s
     assert [it.ask(PROBE_S).verdict for it in (here, there)] == ["probe", "wait"]
@@ -283,14 +199,11 @@ def test_a_probe_that_was_given_up_without_a_result_leaves_it_to_the_next(clock:
     assert [it.ask(PROBE_S).verdict for it in (there, here)] == ["probe", "wait"]
     there.failed(clock.now_s, KIND, probe=True)
     assert here.ask(PROBE_S) == Admission("wait", LIMITS.pause_s)
-    one.close()
-    two.close()
 
 
-def test_failures_in_flight_together_count_once_over_processes(clock: Clock, tmp_path: Path) -> None:
+def test_failures_in_flight_together_count_once_over_processes(clock: Clock, pair: Pair) -> None:
     changes: list[tuple[int, int]] = []
-    one, two = (Shared(tmp_path, 4) for _ in range(2))
-    workers = breaker(one, LIMITS, changes), breaker(two, LIMITS, changes)
+    workers = [breaker(shared, LIMITS, changes) for shared in pair]
     for _ in range(LIMITS.failures):
         assert changes == []
         started_s = clock.now_s
@@ -299,14 +212,17 @@ def test_failures_in_flight_together_count_once_over_processes(clock: Clock, tmp
             workers[n % 2].failed(started_s, KIND, probe=False)
             clock.now_s += 0.1
     assert changes == [(CLOSED, OPEN)]
-    one.close()
-    two.close()
 
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"\xff" * 48, struct.pack("<4I4d", 9, *[0] * 7), struct.pack("<4I4d", 1, 0, 1, 1, 0, float("nan"), 0, 0)],
-    ids=["ones", "no phase", "open for ever"],
+    [
+        b"\xff" * 48,
+        struct.pack("<4I4d", 4, *[0] * 7),
+        struct.pack("<4I4d", 9, *[0] * 7),
+        struct.pack("<4I4d", 1, 0, 1, 1, 0, float("nan"), 0, 0),
+    ],
+    ids=["ones", "no phase", "no phase by far", "open for ever"],
 )
 def test_a_state_that_cannot_be_is_as_good_as_none(clock: Clock, garbage: bytes) -> None:
     shared = Shared(None, 4)
@@ -317,53 +233,12 @@ def test_a_state_that_cannot_be_is_as_good_as_none(clock: Clock, garbage: bytes)
     assert it.ask(PROBE_S) == Admission("wait", LIMITS.pause_s)
 
 
-def test_a_success_ends_the_row(clock: Clock, tmp_path: Path) -> None:
-    one, two = (Shared(tmp_path, 4) for _ in range(2))
-    here, there = breaker(one, LIMITS, []), breaker(two, LIMITS, [])
+def test_a_success_ends_the_row(clock: Clock, pair: Pair) -> None:
+    here, there = (breaker(shared, LIMITS, []) for shared in pair)
     for _ in range(3):
         trip(here, clock, times=LIMITS.failures - 1)
+        assert here.ask(PROBE_S) == Admission("go")
         there.succeeded(probe=False)
-    assert here.ask(PROBE_S) == Admission("go")
-    one.close()
-    two.close()
-
-
-@pytest.mark.parametrize("end", ["succeeded", "failed", "given up"])
-def test_whoever_probed_leaves_the_mark_of_it_to_the_next(clock: Clock, tmp_path: Path, end: str) -> None:
-    shared = Shared(tmp_path, 4)
-    it, mark = breaker(shared, LIMITS, []), shared.lock("probe")
-    assert mark is not None
-    trip(it, clock)
-    clock.now_s += LIMITS.pause_s
-    assert it.ask(PROBE_S) == Admission("probe")
-    assert not mark.try_acquire()
-    if end == "succeeded":
-        it.succeeded(probe=False)  # that of another attempt, which was in flight before the pause
-        assert not mark.try_acquire()
-        it.succeeded(probe=True)
-    elif end == "failed":
-        it.failed(clock.now_s, KIND, probe=True)
-    else:
-        it.unprobed()
-    assert mark.try_acquire()
-    mark.release()
-    shared.close()
-
-
-def test_when_the_mark_of_the_prober_is_free_its_process_is_dead(clock: Clock, tmp_path: Path) -> None:
-    one, two = (Shared(tmp_path, 4) for _ in range(2))
-    here, there = breaker(one, LIMITS, []), breaker(two, LIMITS, [])
-    trip(here, clock)
-    clock.now_s += LIMITS.pause_s
-    state = BreakerState(*struct.unpack_from("<4I4d", one.memory, BREAKER_AT))
-    probing = state.admit(clock.now_s, 3600.0)[0]  # as a process left it that was killed in the probe
-    one.put(BREAKER_AT, struct.pack("<4I4d", *astuple(probing)))
-    began_s = clock.now_s
-    assert asyncio.run(there.admitted(PROBE_S))
-    assert [it.ask(PROBE_S).verdict for it in (there, here)] == ["probe", "wait"]
-    assert clock.now_s == began_s
-    one.close()
-    two.close()
 
 
 def test_a_healthy_answer_takes_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,3 +247,127 @@ def test_a_healthy_answer_takes_no_lock(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(shared, "guard", lambda: pytest.fail("locked"))
     it.succeeded(probe=False)
     assert it.ask(PROBE_S) == Admission("go")
+
+
+# -- the mark of the prober ------------------------------------------------------------------------
+
+
+def held(shared: Shared) -> bool:
+    """Tell whether any process has the mark."""
+    mark = shared.lock("probe")
+    assert mark is not None
+    if free := mark.try_acquire():
+        mark.release()
+    return not free
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "given up"])
+def test_whoever_probed_leaves_the_mark_of_it_to_the_next(clock: Clock, pair: Pair, end: str) -> None:
+    it = breaker(pair[0], LIMITS, [])
+    trip(it, clock)
+    clock.now_s += LIMITS.pause_s
+    assert it.ask(PROBE_S) == Admission("probe")
+    assert held(pair[1])
+    it.succeeded(probe=False)  # that of another attempt, which was in flight before the pause
+    assert held(pair[1])
+    if end == "succeeded":
+        it.succeeded(probe=True)
+    elif end == "failed":
+        it.failed(clock.now_s, KIND, probe=True)
+    else:
+        it.unprobed()
+    assert not held(pair[1])
+
+
+def test_a_process_may_probe_again_and_again_and_has_the_mark_each_time(clock: Clock, pair: Pair) -> None:
+    it = breaker(pair[0], LIMITS, [])
+    for _ in range(2):
+        trip(it, clock)
+        clock.now_s += LIMITS.pause_s
+        assert it.ask(PROBE_S) == Admission("probe")
+        assert held(pair[1])
+        it.succeeded(probe=True)
+        assert not held(pair[1])
+
+
+def test_who_waits_or_gives_up_takes_no_mark(clock: Clock, pair: Pair) -> None:
+    here, there = (breaker(shared, LIMITS, []) for shared in pair)
+    trip(here, clock)
+    assert there.ask(PROBE_S) == Admission("wait", LIMITS.pause_s)
+    assert not held(pair[0])
+    while asyncio.run(here.admitted(PROBE_S)):
+        here.ask(PROBE_S)
+        here.failed(clock.now_s, KIND, probe=True)
+    assert there.ask(PROBE_S) == Admission("give_up")
+    assert not held(pair[0])
+
+
+def test_a_process_that_probes_again_while_its_probe_hangs_has_the_mark_once(clock: Clock, pair: Pair) -> None:
+    here, there = (breaker(shared, LIMITS, []) for shared in pair)
+    trip(here, clock)
+    for seconds in (LIMITS.pause_s, LOST_AFTER_S):
+        clock.now_s += seconds
+        assert here.ask(PROBE_S) == Admission("probe")
+    here.unprobed()
+    assert not held(pair[1])
+    assert there.ask(PROBE_S) == Admission("probe")
+    assert here.ask(PROBE_S) == Admission("wait", LOST_AFTER_S)
+
+
+def test_who_asks_in_the_moment_in_which_a_probe_is_taken_back_gets_the_mark_too(
+    clock: Clock, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = (breaker(shared, LIMITS, []) for shared in pair)
+    trip(here, clock)
+    clock.now_s += LIMITS.pause_s
+    assert here.ask(PROBE_S) == Admission("probe")
+    guard = pair[0].guard
+
+    @contextmanager
+    def left() -> Iterator[None]:
+        with guard():
+            yield
+        assert there.ask(PROBE_S) == Admission("probe")
+
+    monkeypatch.setattr(pair[0], "guard", left)
+    here.unprobed()
+    monkeypatch.undo()
+    assert held(pair[0])
+
+
+@pytest.fixture
+def orphaned(clock: Clock, pair: Pair) -> list[Breaker]:
+    """Return two processes which await a probe for an hour, as a third one left it that was killed in the probe."""
+    both = [breaker(shared, LIMITS, []) for shared in pair]
+    trip(both[0], clock)
+    clock.now_s += LIMITS.pause_s
+    state = BreakerState(*struct.unpack_from("<4I4d", pair[0].memory, BREAKER_AT))
+    pair[0].put(BREAKER_AT, struct.pack("<4I4d", *astuple(state.admit(clock.now_s, 3600.0)[0])))
+    return both
+
+
+def test_when_the_mark_of_the_prober_is_free_its_process_is_dead(clock: Clock, orphaned: list[Breaker]) -> None:
+    here, there = orphaned
+    began_s = clock.now_s
+    assert asyncio.run(there.admitted(PROBE_S))
+    assert [it.ask(PROBE_S).verdict for it in (there, here)] == ["probe", "wait"]
+    assert clock.now_s == began_s
+
+
+def test_who_sees_that_the_prober_died_leaves_the_mark_to_who_probes(orphaned: list[Breaker], pair: Pair) -> None:
+    here, there = orphaned
+    assert asyncio.run(there.admitted(PROBE_S))
+    assert not held(pair[0])
+    assert [it.ask(PROBE_S).verdict for it in (here, there)] == ["probe", "wait"]
+
+
+def test_while_the_prober_lives_nobody_else_probes(clock: Clock, pair: Pair) -> None:
+    here, there = (breaker(shared, LIMITS, []) for shared in pair)
+    trip(here, clock)
+    clock.now_s += LIMITS.pause_s
+    assert here.ask(0.5) == Admission("probe")
+    for it in (here, there):
+        assert it.ask(PROBE_S) == Admission("wait", 5.5)
+    began_s = clock.now_s
+    assert asyncio.run(there.admitted(PROBE_S))
+    assert clock.now_s - began_s == 5.5

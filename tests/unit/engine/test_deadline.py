@@ -9,7 +9,8 @@ import pytest
 
 from pytest_lmstudio.engine.attempt import Answer, AttemptFailed, run_attempt
 from pytest_lmstudio.engine.deadline import Deadline, Limits
-from pytest_lmstudio.engine.transport import Response, Transport
+from pytest_lmstudio.engine.response import Response
+from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.engine.wire import check_completion
 from tests.unit.engine import virtual
 

@@ -185,6 +185,18 @@ def test_what_a_users_strategy_raises_ends_the_call_and_is_told_with_its_place(
     assert decision == Decision(again=False, problem=f"{MINE}raised {shown.format(place)}")
 
 
+def test_the_place_is_where_it_was_raised_however_deep() -> None:
+    def look_up() -> float:
+        raise LookupError
+
+    def strategy(_: Retry) -> float:
+        return 2 * look_up()
+
+    place = look_up.__code__.co_firstlineno + 1
+    decision = decide(LATE, retry(), retries=3, strategy=OwnStrategy("mine", strategy))
+    assert decision.problem == f"{MINE}raised LookupError (test_retry.py:{place})"
+
+
 def noted(error: Exception) -> Exception:
     error.add_note("see the\nsecond table")
     return error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_lmstudio.record.build import RunFacts, build_report
+from pytest_lmstudio.record.build import RunFacts, build_report, tally
 from pytest_lmstudio.record.events import Event, iso_of
 from pytest_lmstudio.settings import Settings
+from tests.valid import checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,8 +103,10 @@ def facts(settings: Settings | None = None, **fields: Any) -> RunFacts:
         "exit_status": 0,
         "settings": settings or Settings(),
     }
+    if "outcomes" in fields:
+        fields["outcomes"] = {**tally({}), **fields["outcomes"]}
     return RunFacts(**{**known, **fields})
 
 
 def report_of(events: Sequence[Event], settings: Settings | None = None, **fields: Any) -> dict[str, Any]:
-    return build_report(events, run=facts(settings, **fields))
+    return checked(build_report(events, run=facts(settings, **fields)))

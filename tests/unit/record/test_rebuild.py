@@ -15,6 +15,7 @@ from pytest_lmstudio.record.rebuild import LostTest, has_ended, is_ours, lost_te
 from pytest_lmstudio.settings import BreakerLimits, Settings
 from tests.unit.cli.stored import RUN_ID, end, ended, start
 from tests.unit.record.logs import START_S, bads, cached, error, event, good, goods, report_of, request
+from tests.valid import checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ CUT_OFF = "rebuilt from the log: the run was cut off after {}; its exit status a
 
 
 def rebuilt(events: Sequence[Event], *, damaged_lines: int = 0, going_on: bool = False) -> dict[str, Any]:
-    return rebuild(Events(list(events), damaged_lines), run_id="folder", going_on=going_on)
+    return checked(rebuild(Events(list(events), damaged_lines), run_id="folder", going_on=going_on))
 
 
 def test_the_report_of_a_run_that_ended_is_the_one_that_it_wrote() -> None:

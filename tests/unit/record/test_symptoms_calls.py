@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio.record.diagnosis import ROWS
+from pytest_lmstudio.record.stats import tally
 from pytest_lmstudio.settings import Settings
 from tests.unit.record.cases import (
     Case,
@@ -298,6 +299,13 @@ BROKEN = [
     ),
 ]
 
+
+def declared_ends(count: int, **fields: Any) -> list[Event]:
+    """Return the ends of tests whose only call is that of their declared case."""
+    known = {"outcome": "passed", "llm": True, "ran": True, "declared": True, **fields}
+    return [event("test_end", nodeid=f"t{n}", **known) for n in range(count)]
+
+
 REMARKS = [
     Case(
         "thinking took all tokens of an answer",
@@ -327,6 +335,14 @@ REMARKS = [
         "set EVAL_CACHE_SIZE=600 (--lmstudio-cache-size=600)",
         facts={"cache_entries": 500},
         near_facts={"cache_entries": 499},
+    ),
+    Case(
+        "declared cases need no xdist workers",
+        [*goods(4, worker="gw0"), *goods(4, "more", worker="gw1"), *declared_ends(8)],
+        "8 cases in 2 workers took 12.5 s; the answers alone, 4 at a time, 2 s",
+        [*goods(4, worker="gw0"), *goods(4, "more", worker="gw1"), *declared_ends(8)],
+        facts={"outcomes": tally({}) | {"passed": 6, "lm_error": 1, "failed": 1, "skipped": 3}},
+        near_facts={"outcomes": tally({}) | {"passed": 9}},
     ),
 ]
 CASES = [*CLOCKS, *LOAD, *BROKEN, *REMARKS]
@@ -459,3 +475,24 @@ def test_long_prompts_are_at_least_twice_as_long_as_those_that_went_well(chars: 
 def test_as_many_long_prompts_may_go_well_as_fail(as_long: int, only: bool) -> None:
     events = [*bads(3, "server_error", chars=9000), *goods(6, chars=100), *goods(as_long, "long", chars=9000)]
     assert ("only long prompts fail" in rows_of(events)) is only
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        ([cached("c") | {"worker": "gw3"}], "2 cases in 1 worker took 12.5 s"),
+        ([cached("c")], None),
+        (goods(2), None),
+        ([], None),
+    ],
+    ids=["all cached", "cached in one process", "one process", "no calls"],
+)
+def test_that_cases_need_no_workers_is_said_of_workers_only(events: list[Event], told: str | None) -> None:
+    rows = rows_of([*events, *declared_ends(2), *declared_ends(2)], outcomes=tally({}) | {"passed": 2})
+    assert rows.get("declared cases need no xdist workers", {}).get("evidence") == told
+
+
+def test_a_case_that_was_skipped_is_none_that_ran() -> None:
+    events = [*goods(2, worker="gw0"), *declared_ends(1), *declared_ends(2, ran=False)[1:]]
+    rows = rows_of(events, outcomes=tally({}) | {"passed": 1, "skipped": 1})
+    assert rows["declared cases need no xdist workers"]["evidence"].startswith("1 case in 1 worker took ")

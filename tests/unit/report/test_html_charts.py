@@ -68,8 +68,8 @@ def test_a_bar_tells_its_test_its_outcome_and_its_wait() -> None:
         error("b", "timeout", 7000, latency_ms=2000),
     ]
     assert bars_of(calls_of(events)) == [
-        Bar("main", START_S, START_S + 1, 0, "ok", "test_x.py::test_x: attempt 1 answered after 1.0 s"),
+        Bar("main", START_S, START_S + 1, 0, "ok", "test_x.py::test_x: attempt 1 answered after 1 s"),
         Bar("gw1", START_S + 5, START_S + 7, 1.5, "failed",
-            "test_x.py::test_x: attempt 1 timeout after 2.0 s (waiting), had waited 1.5 s"),
+            "test_x.py::test_x: attempt 1 timeout after 2 s (waiting), had waited 1.5 s"),
     ]  # fmt: skip
     assert timeline(calls_of([cached("c")])) is None

@@ -26,7 +26,7 @@ def said(narrator: Narrator, name: str, now_s: float = 0.0, **fields: Any) -> li
         ({}, "LM Studio: 5 network errors in a row, the last one timeout: pausing 30 s (pause 1 of 3) ..."),
         (
             {"failures": 1, "pause_s": 0.1},
-            "LM Studio: a network error (timeout): pausing 0.1 s (pause 1 of 3) ...",
+            "LM Studio: a network error (timeout): pausing 100 ms (pause 1 of 3) ...",
         ),
         (
             {"pauses": 2, "error_kind": "connect"},
@@ -42,7 +42,7 @@ def test_each_pause_is_told_with_its_reason(fields: dict[str, Any], line: str) -
     assert said(Narrator(), "breaker_open", **{**OPENED, **fields}) == [line]
 
 
-@pytest.mark.parametrize(("paused_s", "shown"), [(0.21, "0.2 s"), (31.04, "31 s"), (9.96, "10.0 s"), (2, "2 s")])
+@pytest.mark.parametrize(("paused_s", "shown"), [(0.21, "210 ms"), (31.04, "31 s"), (9.96, "10 s"), (2, "2 s")])
 def test_the_end_of_the_pauses_is_told(paused_s: float, shown: str) -> None:
     line = f"LM Studio: it answers again, going on after {shown}"
     assert said(Narrator(), "breaker_closed", paused_s=paused_s) == [line]

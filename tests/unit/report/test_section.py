@@ -48,7 +48,7 @@ def test_an_answered_call_shows_prompt_attempts_and_reply() -> None:
         "  system: Be brief.",
         "  user: Capital?",
         "    Of France.",
-        "  attempt 1: timeout (waiting) after 1000 ms: 1 s passed",
+        "  attempt 1: timeout (waiting) after 1 s: 1 s passed",
         "  attempt 2: waited 800 ms, then answered in 21 ms",
         "  reasoning: Hm.",
         "  tool calls: [{'id': '1'}]",
@@ -61,7 +61,7 @@ def test_a_failed_call_shows_its_error() -> None:
     assert render([call]).splitlines() == [
         "call 1: m, failed: timeout",
         "  user: Hi",
-        "  attempt 1: timeout (waiting) after 1000 ms: 1 s passed",
+        "  attempt 1: timeout (waiting) after 1 s: 1 s passed",
         "  error: [timeout] the server",
         "    is slow",
     ]

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from pytest_lmstudio.report.terminal import Line, lines
+from pytest_lmstudio.report.terminal import Line, lines, lost_lines
 from pytest_lmstudio.settings import Settings
 from tests.unit.record.logs import bads, cached, event, goods, preflight, report_of, request, unsent
+
+RED = {"red": True, "bold": True}
 
 
 def shown(report: dict[str, Any], width: int = 80, run_dir: str | None = None) -> list[str]:
@@ -26,7 +28,7 @@ def test_a_healthy_run_is_shown_in_full() -> None:
         Line("calls         9 sent (9 ok, 0 failed), 1 cached"),
         Line("error rate    0% of calls, limit 5%"),
         Line("attempts      9 (0 retries), 0% disconnected, 0% of first attempts failed"),
-        Line("latency       p50 1.0 s  p95 1.0 s  p99 1.0 s  mean 1.0 s  max 1.0 s"),
+        Line("latency       p50 1 s  p95 1 s  p99 1 s  mean 1 s  max 1 s"),
         Line("first token   p50 200 ms  p95 200 ms"),
         Line("tokens/s      p50 25.0  p95 25.0"),
         Line("tokens        360 in, 180 out"),
@@ -40,8 +42,8 @@ def test_a_healthy_run_is_shown_in_full() -> None:
 def test_a_failed_gate_comes_first_and_then_what_to_do() -> None:
     report = report_of([*goods(28, gap_ms=30_000), *bads(2, "rate_limited", gap_ms=1, chars=500)])
     assert list(lines(report))[:8] == [
-        Line("gate FAILED: error rate 6.7% (2 of 30 calls lost) is above the limit of 5%", {"red": True, "bold": True}),
-        Line("              95% interval 1.8% to 21.3%", {"red": True, "bold": True}),
+        Line("gate FAILED: error rate 6.7% (2 of 30 calls lost) is above the limit of 5%", RED),
+        Line("              95% interval 1.8% to 21.3%", RED),
         Line("! the server asks to slow down", {"bold": True}),
         Line('  seen   2 errors of kind rate_limited, the first: "no"'),
         Line("  cause  more requests come than it takes"),
@@ -158,3 +160,40 @@ def test_strings_from_outside_cannot_drive_the_terminal() -> None:
     texts = shown(report, run_dir=f"runs/{evil}")
     assert [text for text in texts if not text.isprintable()] == []
     assert "report        runs/\\x1b]0;x\\x07\\u202e\\nmodel/report.json" in texts
+
+
+NARROW, WIDE = 60, 200
+
+
+@pytest.mark.parametrize("width", [NARROW, 80, WIDE])
+def test_what_to_do_stands_before_the_figures_at_any_width(width: int) -> None:
+    found = shown(report_of(bads(3, "disconnect"), outcomes=lost_outcomes(3)), width, "runs/run-1")
+    assert found[0].startswith("gate FAILED: error rate 100.0% (3 of 3 calls lost) is above")
+    first = {
+        name: next(n for n, line in enumerate(found) if line.startswith(name)) for name in ("! ", "escalate", "calls")
+    }
+    assert list(first) == sorted(first, key=first.__getitem__)
+
+
+def test_a_wide_terminal_gets_no_lines_that_are_hard_to_read() -> None:
+    found = shown(report_of([*goods(3), *bads(9, "disconnect", phase="receiving")], pipeline_version=""), WIDE)
+    assert 80 < max(map(len, found)) <= 120
+
+
+def lost_outcomes(count: int) -> dict[str, int]:
+    return {**dict.fromkeys(report_of([])["tests"], 0), "lm_error": count}
+
+
+def test_of_many_lost_tests_ten_are_named_and_the_rest_is_one_command_away() -> None:
+    named = [line.text for line in lost_lines([(f"t.py::test_{n}", "timeout") for n in range(1300)])]
+    assert named[:2] == ["lost          t.py::test_0: timeout", "lost          t.py::test_1: timeout"]
+    assert named[10:] == ["              and 1,290 more: `pytest --lf --collect-only -q` lists them"]
+    assert len(list(lost_lines([("t.py::test", "timeout")] * 10))) == 10
+
+
+def test_large_numbers_have_their_thousands_apart() -> None:
+    report = report_of([cached(str(n)) for n in range(1234)], cache_entries=1234)
+    assert shown(report)[1:3] == [
+        "calls         0 sent (0 ok, 0 failed), 1,234 cached",
+        "cache         1,234 hits, 0 misses, 0 stored, 1,234 of 500 entries",
+    ]
