@@ -20,7 +20,7 @@ HOW = (
     f"{', '.join(pytests.HEAVY)} the plugin adds none to such a run."
 )
 MOST_MS = 10.0
-_WITH, _WITHOUT = "with the plugin", "without it"
+_WITH, _WITHOUT = "with the plugin", "a run without it"
 
 
 def measure(folder: Path, rounds: int) -> list[Row]:

@@ -9,11 +9,16 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_lmstudio.cases.declare import Case
     from pytest_lmstudio.client.alm import AsyncLM
     from pytest_lmstudio.client.lm import LM
     from pytest_lmstudio.reply import Reply
     from pytest_lmstudio.session import Run
 
+_UNDECLARED = (
+    "`case` and `reply` need cases: mark the test with @pytest.mark.llm_cases('cases.jsonl', prompt='...'), or ask the "
+    "model yourself with the fixture `lm`"
+)
 #: Tests whose fixture closure holds one of these ask the model.
 FIXTURES = frozenset({"lm", "alm", "lm_session", "reply"})
 
@@ -41,21 +46,28 @@ def alm(request: pytest.FixtureRequest) -> Iterator[AsyncLM]:
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest) -> dict[str, Any]:
+def _lmstudio_case() -> Case:
+    """Stand for a case where none is declared; `@pytest.mark.llm_cases` puts one in its place."""
+    pytest.fail(_UNDECLARED, pytrace=False)
+
+
+# The next two do without `request`: pytest makes it anew for each fixture that asks, which is much of what a test with
+# a cached answer costs.
+@pytest.fixture
+def case(_lmstudio_case: Case) -> dict[str, Any]:
     """Return the fields of this test's case, of which `@pytest.mark.llm_cases(...)` made one test each."""
     from pytest_lmstudio.cases.asked import row_of
 
-    return row_of(request)
+    return row_of(_lmstudio_case)
 
 
 @pytest.fixture
-def reply(request: pytest.FixtureRequest, case: dict[str, Any]) -> Reply:
+def reply(_lmstudio_case: Case) -> Reply:
     """Return the answer to this test's case; it was asked while the tests before it ran."""
     __tracebackhide__ = True
     from pytest_lmstudio.cases.asked import reply_to
 
-    del case  # asked for so that the test has one
-    return reply_to(_run(request.config), request.node)
+    return reply_to(_run(_lmstudio_case.config), _lmstudio_case)
 
 
 @pytest.fixture(scope="session")

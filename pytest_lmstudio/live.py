@@ -119,7 +119,7 @@ class Live:
     ) -> Generator[None, object, object]:
         """Book the calls that follow to this test, and begin those of the tests behind it."""
         run = self._run
-        run.begin_test(item.nodeid)
+        run.begin_test(item)
         if run.ahead is not None:
             run.ahead.begin_test(item, nextitem)
         result = yield

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio import flags, hooks
-from pytest_lmstudio.fixtures import FIXTURES, alm, case, lm, lm_session, reply
+from pytest_lmstudio.fixtures import FIXTURES, _lmstudio_case, alm, case, lm, lm_session, reply
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["alm", "case", "lm", "lm_session", "reply"]
+__all__ = ["_lmstudio_case", "alm", "case", "lm", "lm_session", "reply"]
 
 _MARKER = (
     "llm(timeout=..., first_token_timeout=..., inter_token_timeout=..., retries=..., backoff=..., model=..., "

@@ -54,7 +54,7 @@ class Run:
         self.announcer = Announcer(lambda: self.folder / "events.jsonl")
         self.endings = Endings(self.gathered, self._open_log)
         self.problems: list[str] = []
-        self.nodeid = ""
+        self.item: pytest.Item | None = None
         self._interrupted = False
         self.own_server = OwnServer(self.settings)
         self.report: dict[str, Any] | None = None
@@ -144,9 +144,9 @@ class Run:
             fixed_model=received["fixed_model"] if received else self.own_server.model(),
         )
 
-    def begin_test(self, nodeid: str) -> None:
+    def begin_test(self, item: pytest.Item) -> None:
         """Book what comes to a test, or to nobody; its scope is made when something does come."""
-        self.scope, self.nodeid = None, nodeid
+        self.scope, self.item = None, item
 
     def new_scope(self, nodeid: str) -> Scope:
         """Book what comes to a test."""
@@ -172,7 +172,7 @@ class Run:
         from pytest_lmstudio.client.caller import Caller
 
         if item is None:
-            return Caller(self.runtime, lambda: self.scope or self.new_scope(self.nodeid), {})
+            return Caller(self.runtime, lambda: self.scope or self.new_scope(self.item.nodeid if self.item else ""), {})
         if self.scope is not None and self.scope.nodeid != item.nodeid:
             self.new_scope(item.nodeid)
         scope = self.scope or self.new_scope(item.nodeid)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pytest_lmstudio.cases.template import Question
 
 MARKER = "llm_cases"
+#: Which has the case of a test; `case` and `reply` ask for it.
+FIXTURE = "_lmstudio_case"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -26,6 +28,7 @@ class Case:
     """One case; its fields stay in their file until they are asked for.
 
     Attributes:
+        config: of the pytest that collected it.
         source: where its fields are.
         template: how it is asked.
         offset: where in the source.
@@ -33,6 +36,7 @@ class Case:
         system: equal for cases with one system prompt, None where there is none or only a function knows it.
     """
 
+    config: pytest.Config
     source: Source
     template: Template
     offset: int
@@ -68,19 +72,19 @@ def declare(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
         problem = f"{metafunc.definition.nodeid}: @pytest.mark.{MARKER}: {error}"
         metafunc.config.stash.setdefault(PROBLEMS, []).append(problem)
         cases, ids = [], []
-    if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", cases, ids=ids, indirect=True)
+    if FIXTURE in metafunc.fixturenames:
+        metafunc.parametrize(FIXTURE, cases, ids=ids)
 
 
 def case_of(item: pytest.Item) -> Case | None:
     """Return the case of a test, None when it has none."""
     params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    case = params.get("case")
+    case = params.get(FIXTURE)
     return case if isinstance(case, Case) else None
 
 
 def _read(metafunc: pytest.Metafunc, mark: pytest.Mark) -> tuple[list[Case], list[str]]:
-    if "case" not in metafunc.fixturenames:
+    if FIXTURE not in metafunc.fixturenames:
         msg = "the test takes neither `reply` nor `case`; name one of them as its argument"
         raise BadCases(msg)
     if len(mark.args) != 1:
@@ -88,14 +92,14 @@ def _read(metafunc: pytest.Metafunc, mark: pytest.Mark) -> tuple[list[Case], lis
         raise BadCases(msg)
     template = Template(mark.kwargs)
     source = source_of(mark.args[0], Path(metafunc.definition.path).parent)
-    found = list(_cases(source, template))
+    found = list(_cases(metafunc.config, source, template))
     if not found:
         msg = f"{source.name} holds no case"
         raise BadCases(msg)
     return [case for case, _ in found], [name for _, name in found]
 
 
-def _cases(source: Source, template: Template) -> Iterator[tuple[Case, str]]:
+def _cases(config: pytest.Config, source: Source, template: Template) -> Iterator[tuple[Case, str]]:
     for row, line, offset in source.scan():
         try:
             system = template.check(row)
@@ -103,4 +107,4 @@ def _cases(source: Source, template: Template) -> Iterator[tuple[Case, str]]:
         except BadCases as error:
             msg = f"{source.name}, {source.unit} {line}: {error}"
             raise BadCases(msg) from None
-        yield Case(source, template, offset, line, None if system is None else hash(system)), name
+        yield Case(config, source, template, offset, line, None if system is None else hash(system)), name

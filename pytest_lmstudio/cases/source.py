@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_BLOCK_BYTES = 65_536
+
 
 class BadCases(ValueError):
     """Cases that cannot be used; the text says where and why, in one line."""
@@ -76,26 +78,68 @@ class InPlace:
         return dict(self._rows[offset])
 
 
+class _File:
+    """The lines of a file from any place on; a block of it is kept, since most look-ups follow the one before.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._begin = 0
+        self._block = b""
+
+    def lines(self, offset: int) -> Iterator[bytes]:
+        """Yield the lines from a place on, each with its end.
+
+        Raises:
+            BadCases: the file cannot be read.
+        """
+        while line := self._line(offset):
+            yield line
+            offset += len(line)
+
+    def _line(self, offset: int) -> bytes:
+        start = offset - self._begin
+        if not 0 <= start < len(self._block):
+            self._read(offset)
+            start = 0
+        return self._block[start : self._block.find(b"\n", start) + 1 or None]
+
+    def _read(self, offset: int) -> None:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(offset)
+                self._block = file.read(_BLOCK_BYTES)
+                if not self._block.endswith(b"\n"):
+                    self._block += file.readline()
+        except OSError as error:
+            msg = f"{printable(self._path.name)} cannot be read: {error.strerror}"
+            raise BadCases(msg) from None
+        self._begin = offset
+
+
 class JsonLines:
     """A file with one JSON object a line; blank lines are passed over."""
 
     unit = "line"
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = _File(path)
         self.name = printable(path.name)
 
     def scan(self) -> Iterator[Located]:
         """Yield every case."""
         offset = 0
-        for number, line in enumerate(_lines(self._path), 1):
+        for number, line in enumerate(self._file.lines(0), 1):
             if text := self._text(line, number):
                 yield Located(self._row(text, number), number, offset)
             offset += len(line)
 
     def at(self, offset: int) -> Row:
         """Return one case again."""
-        for line in _lines(self._path, offset):
+        for line in self._file.lines(offset):
             try:
                 return self._row(self._text(line, 1 if offset == 0 else 0), 0)
             except BadCases:
@@ -123,7 +167,7 @@ class Table:
     unit = "line"
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = _File(path)
         self.name = printable(path.name)
         self._columns: list[str] = []
 
@@ -151,7 +195,7 @@ class Table:
 
         def text() -> Iterator[str]:
             nonlocal position, number
-            for line in _lines(self._path, offset):
+            for line in self._file.lines(offset):
                 position, number = position + len(line), number + 1
                 try:
                     yield line.decode("utf-8-sig" if offset == 0 and number == 1 else "utf-8")
@@ -202,16 +246,6 @@ def source_of(given: object, folder: Path) -> Source:
         msg = f"{shown}: there is no such file in {printable(str(folder))}"
         raise BadCases(msg)
     return Table(path) if path.suffix.lower() == ".csv" else JsonLines(path)
-
-
-def _lines(path: Path, offset: int = 0) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            yield from file
-    except OSError as error:
-        msg = f"{printable(path.name)} cannot be read: {error.strerror}"
-        raise BadCases(msg) from None
 
 
 def _checked(row: object, where: str) -> Row:

@@ -12,7 +12,7 @@ from tests.plugin.suite import ALONE, WORKERS
 from tests.standin import reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.plugin.suite import Suite
     from tests.standin import Received
@@ -48,7 +48,7 @@ def examples() -> Iterator[Example]:
             yield Example(page.name, name, dict(_FILE.findall(blocks)))
 
 
-def says(words: str) -> object:
+def says(words: str) -> Callable[[Received], object]:
     def asked(received: Received) -> bool:
         return words in str(received.body)
 

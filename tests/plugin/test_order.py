@@ -89,8 +89,15 @@ def test_a_run_of_one_model_keeps_its_order(suite: Suite) -> None:
     assert TOLD not in suite.run("-n0").out
 
 
-@pytest.mark.parametrize("select", [("-k", "not b"), ("-m", "not other"), ("--deselect", "test_suite.py::test_b1")])
-def test_only_what_is_selected_is_ordered(suite: Suite, select: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "select",
+    [
+        ("-k", "not b"),
+        ("-m", "not other"),
+        ("--deselect", "test_suite.py::test_b1", "--deselect", "test_suite.py::test_b2"),
+    ],
+)
+def test_only_what_is_selected_is_ordered(suite: Suite, select: tuple[str, ...]) -> None:
     """Else the other model's tests would move those that run."""
     suite.pytester.makeini("[pytest]\nmarkers = other")
     suite.write("""
@@ -101,9 +108,13 @@ def test_only_what_is_selected_is_ordered(suite: Suite, select: tuple[str, str])
         @pytest.mark.llm(model="a")
         def test_a1(lm): pass
         def test_plain(): pass
+        @pytest.mark.other
+        @pytest.mark.llm(model="b")
+        def test_b2(lm): pass
         @pytest.mark.llm(model="a")
         def test_a2(lm): pass
     """)
+    assert collected(suite) == ["b1", "b2", "plain", "a1", "a2"]
     assert collected(suite, *select) == ["a1", "plain", "a2"]
 
 
