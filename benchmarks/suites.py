@@ -50,7 +50,12 @@ import pytest
 def test_case(lm, n):
     assert lm(f"case {{n}}").text == {ANSWER!r}
 """
-_SYNC = f"""
+#: httpx imports its command line, at a tenth of a second, where click is there, as inspect_ai wants it: not in a suite.
+_LEAN = """
+import sys
+sys.modules["click"] = None
+"""
+_SYNC = f"""{_LEAN}
 import os, httpx, pytest
 @pytest.fixture(scope="session")
 def client():
@@ -62,7 +67,7 @@ def test_case(client, n):
     answer = client.post("/v1/chat/completions", json=body).raise_for_status().json()
     assert answer["choices"][0]["message"]["content"] == {ANSWER!r}
 """
-_ASYNC = f"""
+_ASYNC = f"""{_LEAN}
 import asyncio, os, httpx, pytest
 AT_ONCE = int(os.environ["BENCH_AT_ONCE"])
 LIMITS = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)

@@ -17,6 +17,8 @@ The stand-in for a model server is a process of its own, and so is each thing me
 rounds; a figure is the median of its rounds, a ratio (or a difference, which has a unit) is taken round by round, with
 the least and the most in brackets.
 """
+#: From which size on a figure has how many digits behind its point.
+_DIGITS = ((100, 0), (10, 1), (0.1, 2), (0.0001, 4), (0, 0))
 _COLUMNS = "| measured | pytest-lmstudio | next to | it takes | ratio or difference | target | met |"
 _ALIGNED = "|---|---:|---|---:|---:|---:|---|"
 
@@ -73,8 +75,9 @@ def _target(row: Row) -> str:
 
 
 def _figure(value: float, unit: str) -> str:
-    """Return three digits that tell, and no exponent."""
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2  # noqa: PLR2004
+    """Return a figure with about three digits that tell, and no exponent."""
+    size = abs(value)
+    digits = next(digits for least, digits in _DIGITS if size >= least)
     return f"{value:,.{digits}f}{f' {unit}' if unit else ''}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from pytest_lmstudio import outlets
 from pytest_lmstudio.engine.cache import count
 from pytest_lmstudio.record.build import RunFacts, build_report
-from pytest_lmstudio.record.events import iso_of, read_events
+from pytest_lmstudio.record.events import LOG, iso_of, raw_lines, read_events
 from pytest_lmstudio.record.stats import tally
 from pytest_lmstudio.report.bundle import write_bundle
 from pytest_lmstudio.report.files import write_whole
@@ -27,13 +28,30 @@ if TYPE_CHECKING:
     from pytest_lmstudio.server.logs import ServerLog
     from pytest_lmstudio.session import Run
 
+_MARKS = {name: f'"event":"{name}"'.encode() for name in ("gen_error", "gen_request", "gen_success", "gen_abandoned")}
 #: pytest's exit status of a run that was interrupted.
 _INTERRUPTED = 2
 
 
 def judge(run: Run, exit_status: int | None) -> dict[str, Any] | None:
     """Return the report as of now, None when the run made no call."""
-    return _report(run, read_events(run.folder / "events.jsonl"), exit_status)
+    return _report(run, read_events(run.folder / LOG), exit_status)
+
+
+def gate_failed(run: Run) -> bool:
+    """Tell whether more was lost than may be, as of now."""
+    if not _problems(run) and not run.gathered.lost() and _all_answered(run.folder / LOG):
+        return False
+    report = judge(run, None)
+    return report is not None and bool(report["gate"]["failed"])
+
+
+def _all_answered(log: Path) -> bool:
+    """Tell whether each request in a log has its answer, without reading the events: a long log takes seconds."""
+    seen: Counter[str] = Counter()
+    for line in raw_lines(log):
+        seen.update(name for name, mark in _MARKS.items() if mark in line)
+    return not seen["gen_error"] and seen["gen_request"] == seen["gen_success"] + seen["gen_abandoned"]
 
 
 def _report(run: Run, log: Events, exit_status: int | None) -> dict[str, Any] | None:
@@ -64,11 +82,11 @@ def _report(run: Run, log: Events, exit_status: int | None) -> dict[str, Any] | 
 def write(run: Run, exit_status: int) -> dict[str, Any] | None:
     """Write the report into the run's folder, and where else it is wanted; return it."""
     run.endings.settle_all()
-    log = read_events(run.folder / "events.jsonl")
+    log = read_events(run.folder / LOG)
     server_log = _server_log(run, log.events)
     if server_log is not None:
         run.endings.server_log({**server_log.fields(), "exited": _is_dead(run.own_server.running)})
-        log = read_events(run.folder / "events.jsonl")
+        log = read_events(run.folder / LOG)
     report = _report(run, log, exit_status)
     if report is None:
         return None
@@ -111,7 +129,7 @@ def _write_page(run: Run, report: dict[str, Any], path: Path) -> None:
     from pytest_lmstudio.report.html import OfTests, write_page
     from pytest_lmstudio.report.html_tests import outcomes_of
 
-    events = read_events(run.folder / "events.jsonl").events
+    events = read_events(run.folder / LOG).events
     write_page(report, calls_of(events), path, OfTests(outcomes_of(events), outlets.texts_of(run)))
 
 

@@ -260,8 +260,7 @@ class Run:
             return False
         from pytest_lmstudio import closing
 
-        report = closing.judge(self, None)
-        return report is not None and bool(report["gate"]["failed"])
+        return closing.gate_failed(self)
 
     def finish(self, exit_status: int) -> bool:
         """Write the report, if the run made a call; tell whether its gate failed."""

@@ -262,10 +262,7 @@ class AnswerCache:
         One that is gone meanwhile stays so, or there would be too many.
         """
         with self._db.transact():
-            for key in keys:
-                value, tag = self._db.get(key)
-                if value is not None and not (isinstance(tag, int) and self._run <= tag <= LARGEST_TAG):
-                    self._db.set(key, value, tag=self._run)
+            self._db.mark(keys, self._run, LARGEST_TAG)
 
     def _evict(self) -> int:
         """Delete one entry that may go, the oldest; return how many were deleted."""

@@ -17,7 +17,7 @@ import diskcache
 from pytest_lmstudio.engine.vetting import LARGEST_VALUE, open_to_read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -83,6 +83,11 @@ class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
 #: An answer by its key, of a row that is ours. One statement, where diskcache makes two calls and a check of times.
 _READ = "SELECT value, tag FROM Cache WHERE key = ? AND raw = 1 AND mode = 1 AND filename IS NULL"
 
+_MARK = (
+    "UPDATE Cache SET tag = ? WHERE key = ? AND raw = 1 AND mode = 1 AND filename IS NULL"
+    " AND NOT (typeof(tag) = 'integer' AND tag BETWEEN ? AND ?)"
+)
+
 
 def _found(row: tuple[object, object] | None) -> tuple[str | None, object]:
     return row if row is not None and isinstance(row[0], str) else (None, None)  # type: ignore[return-value]
@@ -94,6 +99,10 @@ class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
     def get(self, key: str) -> tuple[str | None, object]:
         """Return a key's value and tag, None for what is not there."""
         return _found(self._sql(_READ, (key,)).fetchone())
+
+    def mark(self, keys: Iterable[str], tag: int, most: int) -> None:
+        """Set the tag of rows that are there; one that is no number, or not from `tag` up to `most`, gives way."""
+        self._con.executemany(_MARK, [(tag, key, tag, most) for key in keys])
 
 
 class ReadOnly:

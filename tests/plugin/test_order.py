@@ -124,8 +124,8 @@ def test_files_move_as_a_whole(suite: Suite) -> None:
     suite.write('import pytest\npytestmark = pytest.mark.llm(model="b")\ndef test_x(lm): pass', "test_3")
     suite.write(MIXED, "test_4")
     suite.write(
-        'import pytest\npytestmark = pytest.mark.llm(model="a")\n'
-        "def test_w(): pass\ndef test_x(lm): pass\ndef test_y(): pass\ndef test_z(lm): pass",
+        'import pytest\na = pytest.mark.llm(model="a")\n'
+        "def test_w(): pass\n@a\ndef test_x(lm): pass\ndef test_y(): pass\n@a\ndef test_z(lm): pass",
         "test_5",
     )
     assert collected(suite) == [
@@ -144,16 +144,17 @@ def test_classes_of_a_file_with_several_models_move_as_a_whole(suite: Suite) -> 
         set_up = []
         @pytest.fixture(scope="class", autouse=True)
         def costly(request): set_up.append(request.node.name)
-        @pytest.mark.llm(model="a")
+        a, b = pytest.mark.llm(model="a"), pytest.mark.llm(model="b")
         class TestA:
+            @a
             def test_1(self, lm): pass
             def test_2(self): pass
-        @pytest.mark.llm(model="b")
         class TestB:
+            @b
             def test_1(self, lm): pass
-        @pytest.mark.llm(model="a")
         class TestC:
             def test_1(self): pass
+            @a
             def test_2(self, lm): pass
         def test_set_up(): assert set_up == ["TestA", "TestC", "TestB", "test_set_up"]
     """)
