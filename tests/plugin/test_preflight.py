@@ -40,7 +40,7 @@ def test_without_a_server_every_test_is_lost_at_once(suite: Suite, way: tuple[st
     assert len(ran.named("preflight")) == 1
     assert ran.out.count("lms server start") == 1
     assert ran.out.count("\nlost          test_suite.py::test_it[") == 10
-    assert ": unreachable\n              and 30 more\n" in ran.out
+    assert ": unreachable\n              and 30 more: `pytest --lf --collect-only -q` lists them\n" in ran.out
     assert ran.report["gate"]["failed"] is True
 
 
