@@ -42,7 +42,7 @@ class Transport:
         ]
         if token:
             self._headers.append((b"Authorization", f"Bearer {token}".encode("ascii")))
-        self._proxied = None if parts.scheme == "http" and proxy is None else _proxied(url, proxy)
+        self._proxied = _proxied(url, proxy) if parts.scheme == "https" or proxy is not None else None
         self._plain = plain.Pool(host, parts.port or 80, KEEPALIVE_EXPIRY_S)
 
     async def send(
@@ -79,7 +79,7 @@ class Transport:
 def _authority(host: str, port: int | None, scheme: str) -> bytes:
     """Return the value of the Host header (RFC 9110, section 7.2)."""
     name = f"[{host}]" if ":" in host else host
-    usual = {"http": 80, "https": 443}[scheme]
+    usual = 443 if scheme == "https" else 80
     return (name if port in {None, usual} else f"{name}:{port}").encode("ascii")
 
 
