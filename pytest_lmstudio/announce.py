@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pytest_lmstudio.record.tail import Tail
     from pytest_lmstudio.report.heartbeat import Heartbeat, Known
 
+#: What the thread uses.
+_LOADED = ("pytest_lmstudio.record.tail", "pytest_lmstudio.report.heartbeat", "pytest_lmstudio.report.narrator")
 #: How often the log is looked at, seconds.
 _LOOK_S = 0.5
 #: After how long without a word, while calls are in flight, the run shows that it is alive, seconds.
@@ -195,6 +198,8 @@ class Announcer:
     def start(self) -> None:
         """Follow the log from now on; the process that makes the run's calls asks for it at the first one."""
         if self._line is not None and self._thread is None:
+            for name in _LOADED:  # not by the thread: CPython 3.11 may break where two compile modules at once
+                import_module(name)
             self._thread = threading.Thread(target=self._follow, args=(self._line,), name="lmstudio-tell", daemon=True)
             self._thread.start()
 
