@@ -225,7 +225,11 @@ KINDS: dict[ErrorKind, KindSpec] = {
         "record the answer in a run with --lmstudio-cache=readwrite",
     ),
     ErrorKind.CANCELLED: KindSpec(
-        "network", False, LMNetworkError, "was not waited for", "the run was interrupted; run again with --lf"
+        "network",
+        False,
+        LMNetworkError,
+        "was not waited for",
+        "the run was interrupted; run it again (what was answered comes from the cache)",
     ),
 }
 

@@ -279,10 +279,14 @@ class Run:
     def lines(self, width: int) -> Iterator[Line]:
         """Yield the section at the end of the session."""
         if self.report is not None:
+            from pathlib import Path
+
             from pytest_lmstudio.report.terminal import Line, lines, lost_lines
 
             yield from lines(self.report, width=width, run_dir=shown(self.folder, self.config.invocation_params.dir))
             yield from lost_lines(self.endings.lost())
+            if self.settings.html and not self.unwritten:
+                yield Line(f"page          {shown(Path(self.settings.html), self.config.invocation_params.dir)}")
             yield from (Line(text, {"red": True}) for text in self.unwritten)
 
     def close(self) -> None:

@@ -75,7 +75,7 @@ def _section(flag: Flag) -> str:
     ]
     if flag.name in MARK_KEYWORDS:
         kind = "mark and call" if flag.name in TRANSPORT else "mark"
-        rows.append((kind, f"`{flag.name}=`"))
+        rows.append((kind, "`cache=True` or `cache=False`" if flag.name == "cache" else f"`{flag.name}=`"))
     lines = [f"## {flag.name}", "", f"{flag.help.replace('%%', '%')}. {_MORE.get(flag.name, '')}".rstrip(), ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows if text), ""]
     return "\n".join(lines)

@@ -7,6 +7,8 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from pytest_lmstudio.cases.source import BadCases, Row
+from pytest_lmstudio.client.asking import sorted_out
+from pytest_lmstudio.settings import Settings
 from pytest_lmstudio.text import printable
 
 #: A text with ``{field}`` in it, or a function of the case.
@@ -56,6 +58,7 @@ class Template:
             msg = "takes prompt or messages, not both"
             raise BadCases(msg)
         self._params |= _mapping(self._given.get("params", {}), "params")
+        _check_params(self._params)
         for name in ("prompt", "system", "id"):
             _check_text(self._given.get(name, ""), name)
         _mapping(self._given.get("schema", {}), "schema")
@@ -104,6 +107,8 @@ class Template:
         Raises:
             BadCases: it cannot.
         """
+        if "params" in row and "params" not in self._given:
+            _check_params(_mapping(row["params"], "params"))
         if not any(callable(self._given.get(name)) for name in _NAMES):
             return self.question(row).instruction
         return None if callable(self._given.get("system")) else self._system(row)
@@ -126,6 +131,13 @@ def _fill(template: Any, row: Row, name: str) -> Any:
     if name == "messages":
         return [_message(message, row) for message in template]
     return template
+
+
+def _check_params(params: dict[str, Any]) -> None:
+    try:
+        sorted_out(Settings(), {}, params)
+    except (TypeError, ValueError) as error:
+        raise BadCases(str(error)) from None
 
 
 def _message(message: Any, row: Row) -> Any:

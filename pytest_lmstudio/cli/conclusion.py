@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pytest_lmstudio.errors import KINDS, ErrorKind
+from pytest_lmstudio.cli.target import remedy_of
+from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.report.figures import counted, duration
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _uncured(cause: Cause, report: Report, what: str) -> Conclusion:
     kind = _most_frequent(report)
     look = "run `pytest-lmstudio doctor`; " if cause == "setup" else ""
     text = f"{what[0].upper()}{what[1:]} ({_failures(report)})."
-    return Conclusion(cause, text, f"{look}{KINDS[kind].advice}")
+    return Conclusion(cause, text, f"{look}{remedy_of(kind)}")
 
 
 def _cause_of(report: Report) -> Cause:

@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", metavar="N", type=target.count, default=10, help="generations that count, 10 by default"
     )
-    parser.add_argument("--json", action="store_true", help="it is JSON anyway")
+    parser.add_argument("--json", action="store_true", help="print JSON, as it does anyway")
     parser.add_argument("--serve", metavar="PORT", type=target.port, help="answer over HTTP until stopped; 0: any port")
     parser.add_argument("--host", default=_HOST, help=f"the address to serve on, {_HOST} by default")
     parser.add_argument(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pytest_lmstudio.cli.target import remedy_of
 from pytest_lmstudio.engine.classify import Refused
 from pytest_lmstudio.errors import KINDS, ErrorKind
 from pytest_lmstudio.record.events import iso_of
@@ -155,7 +156,7 @@ def _reason(error_rate: float | None, limit: float, failed: Sequence[Beat], brea
     if not failed or error_rate is None:
         return None
     last = failed[-1]
-    why = f"the last one: [{last.kind}] {printable(last.message)}; {KINDS[last.kind].advice}" if last.kind else ""
+    why = f"the last one: [{last.kind}] {printable(last.message)}; {remedy_of(last.kind)}" if last.kind else ""
     if breaker.is_open:
         return f"{breaker.failures} network errors in a row; {why}"
     return f"{percent(error_rate)} failed, limit {percent(limit)}; {why}" if error_rate > limit else None

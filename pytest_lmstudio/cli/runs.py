@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_lmstudio.cli.screen import Failure
 from pytest_lmstudio.files import read_small
-from pytest_lmstudio.home import Home, spare_folder
+from pytest_lmstudio.home import KEPT_RUNS, Home, spare_folder
 from pytest_lmstudio.record.spare import gather, has_spare
 from pytest_lmstudio.text import printable
 
@@ -101,8 +101,8 @@ def find(name: str, home: Path) -> Path:
         msg = f"{name} cannot be reached: {error.strerror}"
         raise Failure(msg) from None
     newest = _newest(runs)
-    known = f"; the newest there is {newest.name}" if newest else ""
-    msg = f"{name} is neither a folder or a file, nor a run in {runs}{known}"
+    known = f"; the newest there is {newest.name}, and {KEPT_RUNS} are kept" if newest else ""
+    msg = f"{name} is neither a folder nor a file, nor a run in {runs}{known}"
     raise Failure(msg)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio import values
 from pytest_lmstudio.cli.screen import Failure, complain
+from pytest_lmstudio.errors import KINDS
 from pytest_lmstudio.names import FLAGS, token, token_problem
 from pytest_lmstudio.settings import Settings
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pytest_lmstudio.engine.deadline import Limits
+    from pytest_lmstudio.errors import ErrorKind
 
 EMBEDDED = "embedded"
 #: A number instead of `auto`, which needs a run's latencies.
@@ -59,7 +61,13 @@ class Target(NamedTuple):
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every subcommand that asks a server takes."""
     for flag in (flag for flag in FLAGS if flag.name in _TYPED):
-        parser.add_argument(f"--{flag.name}", metavar=flag.metavar, help=f"{flag.help}; by default {flag.env}")
+        parser.add_argument(f"--{flag.name}", metavar=flag.metavar, help=f"{flag.help} ({flag.env})")
+
+
+def remedy_of(kind: ErrorKind) -> str:
+    """Return what to do about a kind of error, by the names that the command's own options have."""
+    waits = "; --lmstudio-wait=60 waits for one that is still starting"
+    return KINDS[kind].advice.replace(waits, "").replace("--lmstudio-", "--")
 
 
 def count(text: str) -> int:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_lmstudio.cli.advice import ANSWER_TOKENS, Speed, answer_within, needed_timeout_s
 from pytest_lmstudio.cli.findings import Finding
-from pytest_lmstudio.errors import KINDS, ErrorKind
+from pytest_lmstudio.cli.target import remedy_of
+from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.report.figures import amount, duration
 from pytest_lmstudio.server.preflight import WARM_UP_S
 
@@ -89,12 +90,12 @@ class Trial:
         if len(self.tried) == 1 or not taken_ms:
             return self._failed("generation", "no answer", last)
         text = f"unstable: {len(failures)} of {len(self.tried)} generations of 1 token failed"
-        remedy = f"{KINDS[last.kind].advice}; `pytest-lmstudio verify` tells whether a longer timeout helps"
+        remedy = f"{remedy_of(last.kind)}; `pytest-lmstudio verify` tells whether a longer timeout helps"
         return Finding("mend", "generation", f"{text}, the last with [{last.kind}] {last.message}", remedy)
 
     def _failed(self, about: str, what: str, failure: Failure) -> Finding:
         if failure.kind is not ErrorKind.TIMEOUT:
-            return Finding("mend", about, f"{what}: [{failure.kind}] {failure.message}", KINDS[failure.kind].advice)
+            return Finding("mend", about, f"{what}: [{failure.kind}] {failure.message}", remedy_of(failure.kind))
         longer_ms = max(90.0, 2 * self._target.timeout_s) * 1000
         remedy = (
             f"wait longer: `export LLM_REQUEST_TIMEOUT_MS={longer_ms:.0f}`; or use a smaller model or quantization, "

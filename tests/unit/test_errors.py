@@ -97,7 +97,7 @@ TABLE = [
     ),
     Kind(
         "cancelled", "network", "no", NETWORK,
-        "was not waited for: said; the run was interrupted; run again with --lf",
+        "was not waited for: said; the run was interrupted; run it again (what was answered comes from the cache)",
     ),
 ]  # fmt: skip
 EVERY_KIND = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)

@@ -81,8 +81,8 @@ HINTS = (
         hint=True,
     ),
     Row(
-        "thinking took all tokens of an answer",
-        "the model spent max_tokens on reasoning and had none left for text",
+        "all tokens of an answer were gone before its text began",
+        "max_tokens is too small for this answer, or the model spent them on reasoning; such an answer is not cached",
         "reply.reasoning of the tests concerned",
         "raise max_tokens, or turn reasoning off or down for the model",
         thinking_took_all,

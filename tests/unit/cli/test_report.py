@@ -123,8 +123,8 @@ def test_an_unknown_run_is_one_line(home: Path, capsys: pytest.CaptureFixture[st
 def test_an_unknown_run_is_told_with_the_newest_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(home)
     assert main(["report", "nope"]) == 2
-    known = f"nope is neither a folder or a file, nor a run in {Path('.lmstudio', 'runs')}"
-    assert capsys.readouterr().err == f"pytest-lmstudio: {known}; the newest there is {RUN_ID}\n"
+    known = f"nope is neither a folder nor a file, nor a run in {Path('.lmstudio', 'runs')}"
+    assert capsys.readouterr().err == f"pytest-lmstudio: {known}; the newest there is {RUN_ID}, and 20 are kept\n"
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

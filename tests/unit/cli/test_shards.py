@@ -143,7 +143,7 @@ def test_shards_of_two_versions_are_refused(capsys: pytest.CaptureFixture[str]) 
         (["-o", "x", "a"], "--output goes with --merge"),
         (["--max-error-rate", "0", "a"], "--max-error-rate goes with --merge"),
         (["--fail-on-regression", "a"], "--fail-on-regression goes with --compare"),
-        (["--merge", "gone"], "gone is neither a folder or a file, nor a run in .lmstudio/runs"),
+        (["--merge", "gone"], "gone is neither a folder nor a file, nor a run in .lmstudio/runs"),
     ],
 )
 def test_what_says_nothing_together_is_one_line(

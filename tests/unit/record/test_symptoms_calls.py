@@ -308,7 +308,7 @@ def declared_ends(count: int, **fields: Any) -> list[Event]:
 
 REMARKS = [
     Case(
-        "thinking took all tokens of an answer",
+        "all tokens of an answer were gone before its text began",
         [*goods(1, finish_reason="length", truncated_thinking=True), *goods(20, "more")],
         "1 of 21 answers had no text and finish_reason length",
         goods(20),
