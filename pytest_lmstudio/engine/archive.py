@@ -193,10 +193,7 @@ def _answers(found: Mapping[str, Any]) -> bool:
         prompt_chars=0,
         options=_HOW,
     )
-    try:
-        return reply_of(request, dict(found)) is not None
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-        return False
+    return reply_of(request, dict(found)) is not None
 
 
 def _key(asked: dict[str, Any]) -> str | None:

@@ -35,7 +35,7 @@ ROWS = (
         "calls were cut by the interrupt",
         "the run was stopped (Ctrl-C, or a time limit of the CI job) before they had answers",
         "whether somebody stopped it, or the job's own time limit did",
-        "run it again (what was answered comes from the cache); give the job more time",
+        "run it again, without --lf (what was answered comes from the cache); give the job more time",
         cut_by_the_interrupt,
     ),
     Row(

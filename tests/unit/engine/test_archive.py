@@ -114,6 +114,18 @@ def test_an_entry_that_somebody_changed_is_not_written() -> None:
         entry_line(one)
 
 
+def test_an_answer_with_a_number_that_json_does_not_have_is_not_written() -> None:
+    one = entry()
+    one.value["answer"]["usage"]["cost"] = float("inf")
+    with pytest.raises(UnfitError, match="holds what JSON does not have"):
+        entry_line(one)
+
+
+def test_a_question_with_a_number_above_all_others_has_no_key() -> None:
+    asked = {**entry().value["asked"], "body": {**entry().value["asked"]["body"], "temperature": 7777}}
+    assert fault(changed(asked=asked).replace("7777", "1e999")) == "has a key that is not that of its question"
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [

@@ -138,3 +138,13 @@ def test_a_kept_connection_that_dies_while_a_long_prompt_is_sent_is_replaced() -
 
     with StandIn() as server:
         assert asyncio.run(work(server.url)) == ("echo: hello", 1)
+
+
+@pytest.mark.parametrize(("spared", "goes_through_it"), [("", True), ("models.test", False)])
+def test_a_proxy_of_the_environment_is_used_unless_the_host_is_spared(
+    spared: str, goes_through_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", spared)
+    assert (Transport("http://models.test:1234", None)._proxied is not None) is goes_through_it
+    assert Transport("http://127.0.0.1:1234", None)._proxied is None

@@ -14,7 +14,7 @@ import pytest
 from pytest_lmstudio.engine.proxied import Proxied
 from pytest_lmstudio.engine.response import Response
 from pytest_lmstudio.engine.transport import Transport
-from tests.standin import StandIn, Step, stream_error
+from tests.standin import StandIn, Step, cut_body, echo, stream_error
 from tests.standin.hostile import bomb, one_line
 from tests.unit.engine.attempts import attempt, attempts, told
 
@@ -78,6 +78,19 @@ def test_a_prompt_that_the_error_quotes_is_not_the_error(*, stream: bool) -> Non
         quoted, real = attempts(server.url, 2, stream=stream, text=text)
     assert told(quoted) == ("server_error receiving" if stream else "bad_request receiving")
     assert told(real) == "model_lost receiving"
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_an_answer_is_read_to_its_end_on_the_way_of_proxies(*, stream: bool) -> None:
+    with StandIn() as server:
+        server.default = echo()
+        assert through_httpx(server.url, stream=stream) == "echo: hello"
+
+
+def test_a_body_that_breaks_off_is_a_disconnect_on_the_way_of_proxies() -> None:
+    with StandIn() as server:
+        server.script(cut_body())
+        assert through_httpx(server.url, stream=False) == "disconnect receiving"
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])

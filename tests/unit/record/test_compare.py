@@ -163,11 +163,19 @@ def test_models_that_were_asked_are_compared_though_none_was_named() -> None:
     assert found.conditions == [("models_asked", ["a"], ["b"])]
 
 
+def test_what_a_model_is_that_nobody_asked_is_of_no_interest() -> None:
+    asked, other = {"id": "qwen", "parallel": 4}, {"id": "gemma", "parallel": 1}
+    before = report_of([preflight(models=[asked, other]), *goods(1)])
+    after = report_of([preflight(models=[asked, {**other, "parallel": 2}]), *goods(1)])
+    assert compare(measured(before, ()), measured(after, ())).conditions == []
+
+
 def test_without_a_log_rates_are_compared_and_tests_are_not() -> None:
     log = run(48, 32, {"a": "passed"}, EVEN)
     alone, whole = measured(report_of(log), ()), measured(report_of(log), log)
     found = compare(alone, whole)
     assert found.tests is None
+    assert found.as_dict()["tests"] is None
     assert row(found, "error_rate").verdict == "same"
     assert row(found, "error_rate").ci95 is not None
     assert row(found, "latency_p50_ms") == Row(
