@@ -301,7 +301,11 @@ class AnswerCache:
         try:
             if way == "write":
                 opened = open_to_write(self._folder)
-                self._mark = Mark(self._folder, self._run)
+                try:
+                    self._mark = Mark(self._folder, self._run)
+                except BaseException:
+                    opened.close()
+                    raise
                 return opened
             if way == "read":
                 return ReadOnly(self._folder)

@@ -164,9 +164,7 @@ def test_models_that_were_asked_are_compared_though_none_was_named() -> None:
 
 
 def test_what_a_model_is_that_nobody_asked_is_of_no_interest() -> None:
-    asked, other = {"id": "qwen", "parallel": 4}, {"id": "gemma", "parallel": 1}
-    before = report_of([preflight(models=[asked, other]), *goods(1)])
-    after = report_of([preflight(models=[asked, {**other, "parallel": 2}]), *goods(1)])
+    before, after = (report_of([preflight(id="gemma", parallel=many), *goods(1)]) for many in (1, 2))
     assert compare(measured(before, ()), measured(after, ())).conditions == []
 
 
