@@ -167,6 +167,7 @@ class Announcer:
         self._line: Line | None = None
         self._session: pytest.Session | None = None
         self._thread: threading.Thread | None = None
+        self._drain_s: float | None = None
         self._end = threading.Event()
         self._held = threading.Event()
 
@@ -203,6 +204,10 @@ class Announcer:
             self._thread = threading.Thread(target=self._follow, args=(self._line,), name="lmstudio-tell", daemon=True)
             self._thread.start()
 
+    def interrupted(self, drain_s: float) -> None:
+        """Let the last thing that is told be the requests in flight, which have so many seconds to end."""
+        self._drain_s = drain_s
+
     def stop(self) -> None:
         """Tell what is left, and end."""
         line, self._line = self._line, None
@@ -228,9 +233,12 @@ class Announcer:
                 line.say(text)
             # Most of the log is of no interest before it has been quiet for long, and costs nothing until then.
             if line.silent_s() >= _SILENCE_S and not (ended or self._held.is_set() or self._is_too_quiet()):
-                for event in counts.new():
-                    heartbeat.take(event, time.monotonic())
+                counts.tell(heartbeat)
                 self._beat(line, heartbeat)
+        if self._drain_s is not None:
+            counts.tell(heartbeat)
+            if heartbeat.in_flight:
+                line.say(narrator.interrupted(heartbeat.in_flight, self._drain_s))
 
     def _beat(self, line: Line, heartbeat: Heartbeat) -> None:
         text = heartbeat.line(time.monotonic(), self._known(), line.width - 1 if line.in_place else None)
@@ -269,6 +277,11 @@ class _News:
             self._tail = self._opened()
         while events := self._tail.new():
             yield from events
+
+    def tell(self, heartbeat: Heartbeat) -> None:
+        """Let a heartbeat count what is new."""
+        for event in self.new():
+            heartbeat.take(event, time.monotonic())
 
     def _opened(self) -> Tail:
         from pytest_lmstudio.record.tail import Tail

@@ -23,8 +23,8 @@ _PREFIX = "pytest-lmstudio-"
 _NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")
 #: The file that each process of the run holds as long as it lives.
 _ALIVE = "alive"
-#: A folder as young as this may be one that its run has not taken hold of yet.
-_SETTLED_S = 60.0
+#: A folder as young as this may be one that its run is just taking hold of.
+_SETTLED_S = 5.0
 
 
 class Common:

@@ -155,7 +155,8 @@ KINDS: dict[ErrorKind, KindSpec] = {
         True,
         LMNetworkError,
         "lost the model while it answered",
-        "load the model once before the run (`lms load`) and use one model at a time; see the server's log for a crash",
+        "load the model once before the run (LM Studio: `lms load`) and use one model at a time; see the server's log "
+        "for a crash",
     ),
     ErrorKind.INVALID_RESPONSE: KindSpec(
         "network",
@@ -198,7 +199,7 @@ KINDS: dict[ErrorKind, KindSpec] = {
         False,
         LMRequestError,
         "has no such model",
-        "load one with `lms load`, or name one with --lmstudio-model",
+        "name one that it has with --lmstudio-model, or load one first (LM Studio: `lms load`)",
     ),
     ErrorKind.WRONG_MODEL: KindSpec(
         "other",
@@ -229,10 +230,14 @@ KINDS: dict[ErrorKind, KindSpec] = {
         False,
         LMNetworkError,
         "was not waited for",
-        "the run was interrupted; run it again (what was answered comes from the cache)",
+        "run it again (what was answered comes from the cache)",
     ),
 }
 
+
+#: How the messages of `cache_miss` begin, but for what differs from a question that was recorded.
+UNKNOWN_MODEL = "the model is not known"
+NOTHING_OF_THE_TEST = "no answer of this test is in the cache"
 
 #: Where a limit of its own ended an attempt, the timeout need not be raised.
 LIMIT_ADVICE: dict[Limit | None, str] = {

@@ -58,7 +58,7 @@ class Interrupts:
         self._take(signal.SIGINT, signal.default_int_handler, self._again)
 
     def done(self) -> None:
-        """Let what still goes on end in its own time: the report is made."""
+        """Let what still goes on end in its own time: the calls have ended, and the report is being made."""
         if self._breaking_off is not None:
             self._breaking_off.cancel()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 Source = Literal["command line", "environment", "ini", "recipe", "default"]
 
-
+#: What a system says of a disk that is full, or of a user who has no room left on it.
+_FULL = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
 #: Names of `engine.retry.STRATEGIES`, known here so that a plain suite need not load that room.
 STRATEGIES = ("exponential", "decorrelated")
 
@@ -118,8 +121,7 @@ def _settle_paths(given: dict[str, Any], sources: Mapping[str, Source], config: 
         is_folder = values.PARSERS[flag.name].text is values.folder
         # A cache that is read alone may be where nothing can be written.
         read_alone = is_folder and given.get("cache") == "offline"
-        problem = _problem_of(path, folder=is_folder, written=not read_alone)
-        if problem and source != "default":
+        if source != "default" and (problem := _problem_of(path, folder=is_folder, written=not read_alone)):
             raise wrong_value(flag, given[name], source, config, problem)
         given[name] = str(path)
 
@@ -136,9 +138,23 @@ def _problem_of(path: Path, *, folder: bool, written: bool) -> str | None:
             return f"{_whole(place)} is not a folder"
     except OSError as error:
         return f"{_whole(path)} cannot be reached ({error.strerror})"
-    if not written or not place.is_dir() or os.access(place, os.W_OK):
+    if not written or _takes(place):
         return None
     return f"nothing can be written in {_whole(place)}; name another {'folder' if folder else 'file'}"
+
+
+def _takes(place: Path) -> bool:
+    """Tell whether a file can be written, or a folder takes one; one that is full may have room again later.
+
+    A try tells more than the permissions: those of /proc let its owner do everything.
+    """
+    if not place.is_dir():
+        return os.access(place, os.W_OK)
+    try:
+        Path(tempfile.mkdtemp(prefix=".lmstudio-", dir=place)).rmdir()
+    except OSError as error:
+        return error.errno in _FULL
+    return True
 
 
 def _whole(path: Path) -> str:

@@ -29,15 +29,6 @@ def lost_reason(error: BaseException | None) -> str | None:
     return None
 
 
-def is_wrong_answer(error: BaseException | None) -> bool:
-    """Tell whether an error says that an answer broke its schema."""
-    if not isinstance(error, AssertionError):
-        return False
-    from pytest_lmstudio.errors import LMSchemaError
-
-    return isinstance(error, LMSchemaError)
-
-
 def mark_report(
     report: pytest.TestReport,
     item: pytest.Item,
@@ -51,8 +42,6 @@ def mark_report(
 
     An expected failure (xfail) is none when the model was not heard at all.
     """
-    if report.when == "setup" and is_wrong_answer(error):
-        report.when = "call"  # of a declared case: the call went well, so the eval failed, and nothing broke
     reason = lost_reason(error) if gate else None
     if not llm and reason is None:
         return
@@ -62,6 +51,16 @@ def mark_report(
         report.outcome = "skipped"
         report.longrepr = (str(path), (line or 0) + 1, f"{LOST}: {reason}")
         vars(report).pop("wasxfail", None)
+
+
+def mark_case(report: pytest.TestReport, call: pytest.CallInfo[None]) -> None:
+    """Let a declared case without the answer that it needs fail as a test does that asks by itself.
+
+    It was asked in the test's setup, but nothing broke there; and no line of the suite is to be shown.
+    """
+    report.when = "call"
+    if report.failed and call.excinfo is not None:
+        report.longrepr = call.excinfo.getrepr(style="value")
 
 
 def facts_of(report: Any) -> dict[str, Any]:

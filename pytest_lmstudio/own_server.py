@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_lmstudio.home import Home
+from pytest_lmstudio.settings import EMBEDDED
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_lmstudio.server.embedded import EmbeddedModel, EmbeddedServer
     from pytest_lmstudio.settings import Settings
-
-_URL = "embedded"
 
 
 class OwnServer:
@@ -37,7 +38,7 @@ class OwnServer:
         Raises:
             pytest.UsageError: something is missing; one line that says what to install.
         """
-        if self._settings.url != _URL or self._settings.cache == "offline":
+        if self._settings.url != EMBEDDED or self._settings.cache == "offline":
             return
         from pytest_lmstudio.server.embedded import EmbeddedError, find_model
 
@@ -73,15 +74,17 @@ class OwnServer:
         return replace(self._settings, url=self.running.url) if self.running else self._settings
 
     def model(self) -> str | None:
-        """Return the one model that it serves, or would serve; None for any other URL."""
-        if self._settings.url != _URL:
+        """Return the one model that it serves, or served when the cache was filled; None for any other URL."""
+        if self._settings.url != EMBEDDED:
             return None
+        if self._model is not None:
+            return self._model.name
         from pytest_lmstudio.server import embedded
 
-        if self.running is not None:
-            return self.running.model
         named = os.environ.get(embedded.MODEL_VARIABLE)
-        return Path(named).stem if named else embedded.DEFAULT_MODEL
+        if named:
+            return Path(named).stem
+        return Home(self._settings.dir).remembered_model(EMBEDDED, "chat") or embedded.DEFAULT_MODEL
 
     def stop(self) -> None:
         """Stop the server, if there is one."""

@@ -27,6 +27,7 @@ from pytest_lmstudio.home import Home, make_spare
 from pytest_lmstudio.lazy import once_property
 from pytest_lmstudio.record.events import EVENTS_LOST, LOG, EventWriter
 from pytest_lmstudio.server.preflight import Preflight
+from pytest_lmstudio.settings import DRAIN_S, EMBEDDED
 from pytest_lmstudio.text import printable, redact
 
 if TYPE_CHECKING:
@@ -39,9 +40,7 @@ if TYPE_CHECKING:
 #: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
 __tracebackhide__ = True
 
-#: How long calls in flight may take to end when the run is interrupted.
-DRAIN_S = 5.0
-#: The same in a worker: execnet interrupts it once more 5 s after it was told to end.
+#: `DRAIN_S` in a worker: execnet interrupts it once more 5 s after it was told to end.
 _WORKER_DRAIN_S = 4.5
 
 
@@ -297,6 +296,8 @@ class Runtime:
         run_id = self.identity.run_id
         refused = self._home.make_run(run_id)
         folder = self._home.run(run_id)
+        if self._fixed_model is not None and self.settings.cache != "offline":
+            self._home.remember_model(EMBEDDED, "chat", self._fixed_model)
         with self._writer(folder) as events:
             events.write(
                 "run_start",

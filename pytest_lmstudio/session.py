@@ -16,7 +16,7 @@ from pytest_lmstudio.home import Place, new_run_id, shown
 from pytest_lmstudio.interrupt import Interrupts
 from pytest_lmstudio.lazy import once_property
 from pytest_lmstudio.own_server import OwnServer
-from pytest_lmstudio.settings import Settings
+from pytest_lmstudio.settings import DRAIN_S, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +55,7 @@ class Run:
         self.endings = Endings(self.gathered, self._open_log)
         self.problems: list[str] = []
         self.item: pytest.Item | None = None
+        self.case_error: Exception | None = None
         self._interrupted = False
         self.own_server = OwnServer(self.settings)
         self.report: dict[str, Any] | None = None
@@ -146,7 +147,7 @@ class Run:
 
     def begin_test(self, item: pytest.Item) -> None:
         """Book what comes to a test, or to nobody; its scope is made when something does come."""
-        self.scope, self.item = None, item
+        self.scope, self.item, self.case_error = None, item, None
 
     def new_scope(self, nodeid: str) -> Scope:
         """Book what comes to a test."""
@@ -183,6 +184,8 @@ class Run:
         error = call.excinfo.value if call.excinfo else None
         gate = self.settings.on_error == "gate"
         llm, declared = marks.is_llm(item), marks.is_declared(item)
+        if error is not None and error is self.case_error:
+            outcome.mark_case(report, call)
         outcome.mark_report(report, item, error, llm=llm, gate=gate, declared=declared)
         if self.scope is not None and self.scope.nodeid == item.nodeid and self.scope.calls:
             outlets.tell_calls(report, item, self.scope.calls, self.settings)
@@ -198,6 +201,7 @@ class Run:
         """Note the interrupt, and let no process of the run send anything more."""
         self._interrupted = True
         self.interrupts.noted()
+        self.announcer.interrupted(DRAIN_S)
         if "runtime" in self.__dict__:
             self.runtime.interrupt()
         elif (numbers := self.common.numbers(make=True)) is not None:
@@ -265,6 +269,7 @@ class Run:
     def finish(self, exit_status: int) -> bool:
         """Write the report, if the run made a call; tell whether its gate failed."""
         self.close_calls()
+        self.interrupts.done()
         if not self.made_calls:
             self._unreported = False
             return False
@@ -272,7 +277,6 @@ class Run:
 
         self.report = closing.write(self, exit_status)
         self._unreported = False
-        self.interrupts.done()
         closing.remember_lost(self)
         return self.report is not None and bool(self.report["gate"]["failed"])
 

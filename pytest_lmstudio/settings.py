@@ -6,6 +6,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 CacheMode = Literal["readwrite", "refresh", "off", "offline"]
+#: The URL that is none: a server of the run's own.
+EMBEDDED = "embedded"
+#: How long calls in flight may take to end when the run is interrupted, seconds.
+DRAIN_S = 5.0
 
 
 class BreakerLimits(NamedTuple):

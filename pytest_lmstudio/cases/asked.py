@@ -9,6 +9,7 @@ import pytest
 from pytest_lmstudio.cases.ahead import Ahead
 from pytest_lmstudio.cases.declare import case_of
 from pytest_lmstudio.cases.source import BadCases
+from pytest_lmstudio.errors import LMError, LMSchemaError
 
 if TYPE_CHECKING:
     from pytest_lmstudio.cases.declare import Case
@@ -48,3 +49,6 @@ def reply_to(run: Run, case: Case) -> Reply:
         return run.ahead.reply(item, case)
     except BadCases as error:
         pytest.fail(f"{case.source.name}, {case.source.unit} {case.line}: {error}", pytrace=False)
+    except (LMError, LMSchemaError) as error:
+        run.case_error = error
+        raise

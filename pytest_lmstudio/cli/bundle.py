@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_lmstudio.cli import runs
+from pytest_lmstudio.cli import runs, screen
 from pytest_lmstudio.cli.screen import Failure
 from pytest_lmstudio.text import printable
 
@@ -18,18 +17,27 @@ HELP = "pack what is known of a run for somebody else"
 DESCRIPTION = "Writes escalation.zip into the folder of a run, and prints its path."
 EXAMPLES = """\
 examples:
-  pytest-lmstudio bundle                                of the newest run
-  pytest-lmstudio bundle 20261122-123456-1a2b3c4d       of the run with this id
+  pytest-lmstudio bundle                             of the newest run
+  pytest-lmstudio bundle 20261122-123456-1a2b3c4d    of the run with this id
 
-Secrets are masked, and prompts and answers left out; but the end of the server's log, where it is on this machine, may
-hold them. The environment variables in it are those of this shell.
+Secrets are masked, and prompts and answers left out; but the end of the
+server's log, where it is on this machine, may hold them. The environment
+variables in it are those of this shell.
 
 """
+STATUSES = {0: "the archive is written"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be typed behind the subcommand."""
-    parser.add_argument("runs", metavar="RUN", nargs="?", default=runs.LATEST, help="a run's id or folder, or latest")
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="?",
+        type=screen.filled,
+        default=runs.LATEST,
+        help="a run's id or folder, or latest",
+    )
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -40,7 +48,7 @@ def run(chosen: argparse.Namespace) -> int:
         msg = f"{path} lies without the {runs.LOG} of its run: name the run's folder or id"
         raise Failure(msg)
     written = _write(stored.folder, stored.report)
-    sys.stdout.write(f"{printable(written)}\n")
+    screen.say(f"{printable(written)}\n")
     return 0
 
 

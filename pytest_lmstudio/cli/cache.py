@@ -11,6 +11,7 @@ from pytest_lmstudio import values
 from pytest_lmstudio.cli import cache_stats, exchange, runs, screen
 from pytest_lmstudio.cli.screen import Failure
 from pytest_lmstudio.home import Home
+from pytest_lmstudio.report.figures import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,13 +22,17 @@ HELP = "count, export, import, thin out or empty the cache of answers"
 DESCRIPTION = "Looks after the cache of answers; runs may use it meanwhile."
 EXAMPLES = """\
 examples:
-  pytest-lmstudio cache stats                        how many entries, of which models and versions
-  pytest-lmstudio cache export answers.jsonl         all answers as lines of text, to be committed
-  pytest-lmstudio cache import answers.jsonl         the same answers where there is no model server
-  pytest-lmstudio cache prune --keep-version v2      without the answers of other pipeline versions
-  pytest-lmstudio cache clear --yes                  without any answer
+  pytest-lmstudio cache stats                       how many answers, of what
+  pytest-lmstudio cache export answers.jsonl        all of them, to commit
+  pytest-lmstudio cache import answers.jsonl        the same where no server is
+  pytest-lmstudio cache prune --keep-version v2     not those of other versions
+  pytest-lmstudio cache clear --yes                 without any answer
+
+Where there is no cache, `import` makes one; the others say so, with status 2.
 
 """
+STATUSES = {0: "done"}
+_NO_CACHE = "wrong use, no cache there, or something could not be read or written"
 
 
 class _Action(NamedTuple):
@@ -35,6 +40,7 @@ class _Action(NamedTuple):
 
     help: str
     examples: str
+    statuses: dict[int, str]
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Home], int]
 
@@ -47,13 +53,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             name,
             help=action.help,
             description=f"{action.help[0].upper()}{action.help[1:]}.",
-            epilog=action.examples,
+            epilog=f"{action.examples}\n{screen.statuses({**STATUSES, **action.statuses})}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         # Behind the action too; where it is not, what was said before the action stands.
         one.add_argument(
-            "--dir", metavar="PATH", default=argparse.SUPPRESS, help="folder of the cache, as pytest had it"
+            "--dir",
+            metavar="PATH",
+            type=screen.filled,
+            default=argparse.SUPPRESS,
+            help="folder of the cache, as pytest had it",
         )
         action.arguments(one)
 
@@ -73,10 +83,9 @@ def _stats_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _stats(chosen: argparse.Namespace, home: Home) -> int:
-    from pytest_lmstudio.engine.upkeep import look_over, newest_run, rows
+    from pytest_lmstudio.engine.upkeep import newest_run
 
-    found = rows(home.cache) if look_over(home.cache) else ()
-    told = cache_stats.stats(found, newest_run(home.cache), home.models())
+    told = cache_stats.stats(exchange.existing(home), newest_run(home.cache), home.models())
     if chosen.json:
         _print_json({"folder": str(home.cache), **told})
     else:
@@ -107,7 +116,8 @@ def _prune(chosen: argparse.Namespace, home: Home) -> int:
     if chosen.json:
         _print_json({"entries": len(found), "deleted": deleted, "dry_run": chosen.dry_run})
     else:
-        sys.stdout.write(f"{deleted} of {len(found)} entries {'would go' if chosen.dry_run else 'are deleted'}\n")
+        of = f"{deleted:,} of {counted(len(found), 'entry', 'entries')}"
+        screen.say(f"{of} {'would go' if chosen.dry_run else f'{exchange.are(deleted)} deleted'}\n")
     return 0
 
 
@@ -128,11 +138,12 @@ def _clear(chosen: argparse.Namespace, home: Home) -> int:
     from pytest_lmstudio.engine.upkeep import clear
 
     count = sum(1 for _ in exchange.existing(home))
-    if not chosen.yes and not _is_sure(f"delete all {count} entries of {home.cache}?"):
-        sys.stdout.write("nothing is deleted\n")
+    entries = counted(count, "entry", "entries")
+    if not chosen.yes and not _is_sure(f"delete {entries}, all of {home.cache}?"):
+        screen.say("nothing is deleted\n")
         return 0
     clear(home.cache)
-    sys.stdout.write(f"{count} entries are deleted\n")
+    screen.say(f"{entries} {exchange.are(count)} deleted\n")
     return 0
 
 
@@ -140,8 +151,8 @@ def _is_sure(question: str) -> bool:
     if not sys.stdin.isatty():
         msg = "nobody can be asked here whether all entries may go: --yes says so"
         raise Failure(msg)
-    sys.stdout.write(f"{question} [y/N] ")
-    sys.stdout.flush()
+    screen.say(f"{question} [y/N] ")
+    screen.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
@@ -154,22 +165,25 @@ def _count(option: str, text: str) -> int:
 
 
 def _print_json(told: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(told, ensure_ascii=True, indent=2) + "\n")
+    screen.say(json.dumps(told, ensure_ascii=True, indent=2) + "\n")
 
 
 _ACTIONS = {
     "stats": _Action(
         "count the answers, by model, pipeline version and last use",
         "example:\n  pytest-lmstudio cache stats --json | jq .by_model\n",
+        {2: _NO_CACHE},
         _stats_arguments,
         _stats,
     ),
     "export": _Action(
         "write the answers to a file of JSON lines, which can be committed",
         "examples:\n"
-        "  pytest-lmstudio cache export tests/answers.jsonl --last-run    what the newest run used\n"
-        "  pytest-lmstudio cache export - --model qwen                    those of a model, to standard output\n\n"
-        "Lines come in an order of their own, and hold no absolute times. Prompts and answers are in them.\n",
+        "  pytest-lmstudio cache export tests/answers.jsonl --last-run\n"
+        "  pytest-lmstudio cache export - --model qwen           to standard output\n\n"
+        "Lines come in an order of their own, and hold no absolute times. Prompts and\n"
+        "answers are in them.\n",
+        {2: "wrong use, no such answer there, some were left out, or something could not be read or written"},
         exchange.export_arguments,
         exchange.export,
     ),
@@ -178,22 +192,25 @@ _ACTIONS = {
         "examples:\n"
         "  pytest-lmstudio cache import tests/answers.jsonl\n"
         "  pytest-lmstudio cache import tests/answers.jsonl --strict --size 2000\n\n"
-        "Each line is checked: a bad one is told with its number and left out, and the status is 2. An answer that is\n"
-        "there already stays, and nothing goes to make room.\n",
+        "Each line is checked: a bad one is told with its number and left out. An answer\n"
+        "that is there already stays, and nothing goes to make room.\n",
+        {2: "wrong use, some answers are bad or do not fit, or something could not be read or written"},
         exchange.import_arguments,
         exchange.import_,
     ),
     "prune": _Action(
         "delete the answers to which all that is said applies",
         "examples:\n"
-        "  pytest-lmstudio cache prune --keep-version v2 --dry-run    how many are of other versions than v2\n"
-        "  pytest-lmstudio cache prune --unused-runs 5 --model qwen   those of qwen that 5 runs did not use\n",
+        "  pytest-lmstudio cache prune --keep-version v2 --dry-run    only count\n"
+        "  pytest-lmstudio cache prune --unused-runs 5 --model qwen   both must be so\n",
+        {2: _NO_CACHE},
         _prune_arguments,
         _prune,
     ),
     "clear": _Action(
         "delete all answers",
         "example:\n  pytest-lmstudio cache clear --yes\n\nOn a terminal it asks first; elsewhere it takes --yes.\n",
+        {2: _NO_CACHE},
         _clear_arguments,
         _clear,
     ),

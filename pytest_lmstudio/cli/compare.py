@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio.cli import runs, screen
@@ -27,7 +26,7 @@ def run(chosen: argparse.Namespace) -> int:
 
         from pytest_lmstudio.report.files import plain
 
-        sys.stdout.write(json.dumps(plain(found.as_dict()), ensure_ascii=True, allow_nan=False, indent=2) + "\n")
+        screen.say(json.dumps(plain(found.as_dict()), ensure_ascii=True, allow_nan=False, indent=2) + "\n")
     else:
         from pytest_lmstudio.report.comparison import lines
 
@@ -42,11 +41,12 @@ def _side(name: str, home: Path) -> Side:
 
     path = runs.find(name, home)
     stored = runs.load(path)
+    try:
+        side = measured(stored.report, stored.events)
+    except runs.MISFIT as error:
+        raise runs.damaged(path / runs.REPORT if path.is_dir() else path, error) from None
     if stored.origin == "going on":
         complain(f"{path} is still in progress: it is compared as of now")
     elif not stored.events:
         complain(f"{path} lies without its {runs.LOG}: times have no intervals, and tests are not compared")
-    try:
-        return measured(stored.report, stored.events)
-    except runs.MISFIT as error:
-        raise runs.damaged(path / runs.REPORT if path.is_dir() else path, error) from None
+    return side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pytest_lmstudio.cli.target import remedy_of
+from pytest_lmstudio.cli.target import RESTART, remedy_of
 from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.report.figures import counted, duration
 
@@ -57,7 +57,9 @@ def conclude(first: Report, second: Report | None) -> Conclusion:
 
 def is_mute(first: Report) -> bool:
     """Tell whether the server could not be asked at all, so that no other settings can change anything."""
-    return not first["calls"]["ok"] and _SETUP.issuperset(first["errors_by_kind"])
+    # Without an attempt it was the list of models that did not come in time.
+    kinds = _SETUP if first["attempts"]["total"] else _SETUP | {ErrorKind.TIMEOUT}
+    return not first["calls"]["ok"] and kinds.issuperset(first["errors_by_kind"])
 
 
 def _unhurt(first: Report, second: Report | None) -> Conclusion:
@@ -99,7 +101,8 @@ def _uncured(cause: Cause, report: Report, what: str) -> Conclusion:
     kind = _most_frequent(report)
     look = "run `pytest-lmstudio doctor`; " if cause == "setup" else ""
     text = f"{what[0].upper()}{what[1:]} ({_failures(report)})."
-    return Conclusion(cause, text, f"{look}{remedy_of(kind)}")
+    is_silent = cause == "setup" and kind is ErrorKind.TIMEOUT
+    return Conclusion(cause, text, f"{look}{RESTART if is_silent else remedy_of(kind)}")
 
 
 def _cause_of(report: Report) -> Cause:

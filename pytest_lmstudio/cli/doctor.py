@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.cli import screen, target
@@ -21,18 +20,21 @@ if TYPE_CHECKING:
     from pytest_lmstudio.server.probe import Probe
 
 HELP = "look whether the server is there and answers, and say what to set"
-DESCRIPTION = "Looks at the server, one question after the other, and says what to mend and what to set."
+DESCRIPTION = "Looks at the server, question by question; says what to mend and what to set."
 EXAMPLES = """\
 examples:
-  pytest-lmstudio doctor                                the server at LMSTUDIO_URL, or else http://127.0.0.1:1234
-  pytest-lmstudio doctor --url http://gpu-box:1234      another one
-  pytest-lmstudio doctor --model qwen3-8b --timeout 90  a model, and as long as it may take
-  pytest-lmstudio doctor --url embedded                 the llama.cpp server that a run can start for itself
-  pytest-lmstudio doctor --json | jq .settings          what to set, for a program
+  pytest-lmstudio doctor                            the server of LMSTUDIO_URL
+  pytest-lmstudio doctor --url http://gpu:1234      another one
+  pytest-lmstudio doctor --model qwen --timeout 90  a model, and its limit
+  pytest-lmstudio doctor --url embedded             llama.cpp of its own
+  pytest-lmstudio doctor --json | jq .settings      what to set, for a program
 
-It sends a few short questions and writes nothing. The environment counts as in a run of pytest; ini files do not.
+Without LMSTUDIO_URL it looks at http://127.0.0.1:1234. It sends a few short
+questions and writes nothing. The environment counts as in a run of pytest; ini
+files do not.
 
 """
+STATUSES = {0: "the server works, if with notes", 1: "something is to mend, see the line MEND"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,16 +51,16 @@ def run(chosen: argparse.Namespace) -> int:
     with target.opened(target.settings_from(chosen)) as asked:
         from pytest_lmstudio.server.probe import Probe
 
-        with Probe(asked.settings.url, asked.token, wait_s=asked.settings.wait) as probe:
+        with Probe(asked.settings.url, asked.token, wait_s=asked.settings.wait, timeout_s=asked.timeout_s) as probe:
             visit = Visit(probe, asked, chosen.samples)
             if not chosen.json:
                 screen.show([screen.title(f"pytest-lmstudio doctor: {probe.url}")])
             for finding in visit.findings():
                 if not chosen.json:
                     screen.show(finding.lines(screen.width()))
-                    sys.stdout.flush()
+                    screen.flush()
     if chosen.json:
-        sys.stdout.write(json.dumps(visit.as_dict(), ensure_ascii=True, indent=2) + "\n")
+        screen.say(json.dumps(visit.as_dict(), ensure_ascii=True, indent=2) + "\n")
     else:
         screen.show(visit.verdict())
     return int(visit.to_mend > 0)

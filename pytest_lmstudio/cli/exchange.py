@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio import values
+from pytest_lmstudio.cli import screen
 from pytest_lmstudio.cli.screen import Failure, complain
+from pytest_lmstudio.report.figures import counted
 from pytest_lmstudio.settings import Settings
 from pytest_lmstudio.text import printable
 
@@ -27,7 +28,7 @@ _BOM = b"\xef\xbb\xbf"
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be typed behind ``cache export``."""
-    parser.add_argument("path", metavar="PATH", help="the file to write; - is standard output")
+    parser.add_argument("path", metavar="PATH", type=screen.filled, help="the file to write; - is standard output")
     parser.add_argument("--last-run", action="store_true", help="only what the newest run used")
     parser.add_argument("--version", metavar="V", help="only answers of this pipeline version")
     parser.add_argument("--model", metavar="ID", help="only answers of this model")
@@ -50,16 +51,15 @@ def export(chosen: argparse.Namespace, home: Home) -> int:
         raise Failure(msg)
     bad: list[str] = []
     _write(chosen.path, (f"{line}\n".encode("ascii") for line in _lines(home, sorted(wanted), bad)))
-    complain(
-        f"{len(wanted) - len(bad)} answers are written to {'standard output' if chosen.path == '-' else chosen.path}"
-    )
+    done, place = len(wanted) - len(bad), "standard output" if chosen.path == "-" else chosen.path
+    complain(f"{counted(done, 'answer')} {are(done)} written to {place}")
     _complain_of(bad)
     return 2 if bad else 0
 
 
 def import_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be typed behind ``cache import``."""
-    parser.add_argument("path", metavar="PATH", help="a file that `cache export` wrote")
+    parser.add_argument("path", metavar="PATH", type=screen.filled, help="a file that `cache export` wrote")
     parser.add_argument("--strict", action="store_true", help="import nothing if any line is bad")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
     size = Settings().cache_size
@@ -209,7 +209,7 @@ def _write(path: str, lines: Iterable[bytes]) -> None:
 
     if path == "-":
         for line in lines:
-            sys.stdout.write(line.decode("ascii"))
+            screen.say(line.decode("ascii"))
         return
     try:
         write_whole(path, lines)
@@ -232,13 +232,19 @@ def _size(typed: str | None) -> int:
 def _tell(chosen: argparse.Namespace, done: Added, lines: _Lines, size: int) -> None:
     if chosen.json:
         bad = [{"line": number, "fault": fault} for number, fault in lines.bad]
-        sys.stdout.write(json.dumps({**done._asdict(), "bad_lines": bad}, indent=2) + "\n")
+        screen.say(json.dumps({**done._asdict(), "bad_lines": bad}, indent=2) + "\n")
     else:
-        kept = f", {done.kept} were there already" if done.kept else ""
-        sys.stdout.write(f"{done.stored} answers are imported{kept}\n")
+        kept = f", {done.kept:,} {'was' if done.kept == 1 else 'were'} there already" if done.kept else ""
+        screen.say(f"{counted(done.stored, 'answer')} {are(done.stored)} imported{kept}\n")
     _complain_of(lines.told())
     if done.left_out:
-        complain(f"{done.left_out} answers did not fit: the cache may hold {size} entries, see --size")
+        entries = counted(size, "entry", "entries")
+        complain(f"{counted(done.left_out, 'answer')} did not fit: the cache may hold {entries}, see --size")
+
+
+def are(count: int) -> str:
+    """Return the verb that goes with a count."""
+    return "is" if count == 1 else "are"
 
 
 def _complain_of(bad: list[str]) -> None:

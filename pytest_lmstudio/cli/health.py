@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pytest_lmstudio.cli import target
+from pytest_lmstudio.cli import screen, target
 from pytest_lmstudio.cli.screen import Failure, complain
 
 if TYPE_CHECKING:
@@ -23,15 +22,18 @@ HELP = "tell as JSON whether the server answers, once or as a service"
 DESCRIPTION = "Asks the model for single tokens, and tells as JSON how that went."
 EXAMPLES = """\
 examples:
-  pytest-lmstudio health                                ten tokens, one after the other; 0 healthy, 1 not
-  pytest-lmstudio health --samples 30 | jq .p95_ms      more of them
-  pytest-lmstudio health --serve 8080                   GET /api/health/llm and /metrics on 127.0.0.1:8080
-  pytest-lmstudio health --serve 8080 --interval 60     one token a minute, however often it is asked
+  pytest-lmstudio health                               ten tokens, one by one
+  pytest-lmstudio health --samples 30 | jq .p95_ms     more of them
+  pytest-lmstudio health --serve 8080                  over HTTP, on 127.0.0.1
+  pytest-lmstudio health --serve 8080 --interval 60    one token a minute
 
-Healthy: no more of the newest generations failed than LLM_MAX_ERROR_RATE (5%).
+--serve answers GET /api/health/llm and /metrics, until Ctrl-C or SIGTERM; the
+server is asked at the interval, however often these are. Healthy: no more of
+the newest generations failed than LLM_MAX_ERROR_RATE (5%).
 
 """
-_HOST = "127.0.0.1"
+STATUSES = {0: "healthy; with --serve, stopped by Ctrl-C or SIGTERM", 1: "not healthy, see `reason`"}
+_HOST, _INTERVAL_S = "127.0.0.1", 30.0
 #: A wait for ever cannot be interrupted on Windows.
 _SLICE_S = 0.5
 
@@ -44,9 +46,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON, as it does anyway")
     parser.add_argument("--serve", metavar="PORT", type=target.port, help="answer over HTTP until stopped; 0: any port")
-    parser.add_argument("--host", default=_HOST, help=f"the address to serve on, {_HOST} by default")
+    parser.add_argument("--host", type=screen.filled, help=f"with --serve: the address, {_HOST} by default")
     parser.add_argument(
-        "--interval", metavar="SECONDS", type=target.seconds, default=30.0, help="between two generations; 30"
+        "--interval",
+        metavar="SECONDS",
+        type=target.seconds,
+        help=f"with --serve: between two generations, {_INTERVAL_S:g} by default",
     )
 
 
@@ -54,14 +59,18 @@ def run(chosen: argparse.Namespace) -> int:
     """Tell the health; return 0 when the server is healthy, or was served until stopped, else 1."""
     from pytest_lmstudio.server.probe import Probe
 
+    for name in ("host", "interval"):
+        if chosen.serve is None and getattr(chosen, name) is not None:
+            msg = f"--{name} goes with --serve"
+            raise Failure(msg)
     with (
         target.opened(target.settings_from(chosen)) as asked,
-        Probe(asked.settings.url, asked.token, wait_s=asked.settings.wait) as probe,
+        Probe(asked.settings.url, asked.token, wait_s=asked.settings.wait, timeout_s=asked.timeout_s) as probe,
     ):
         if chosen.serve is not None:
             return _serve(probe, asked, chosen)
         health = _once(probe, asked, chosen.samples)
-    sys.stdout.write(json.dumps(health, ensure_ascii=True, indent=2) + "\n")
+    screen.say(json.dumps(health, ensure_ascii=True, indent=2) + "\n")
     return int(health["status"] != "healthy")
 
 
@@ -79,11 +88,12 @@ def _once(probe: Probe, asked: Target, samples: int) -> dict[str, Any]:
 def _serve(probe: Probe, asked: Target, chosen: argparse.Namespace) -> int:
     from pytest_lmstudio.cli.serving import HEALTH, METRICS, HealthServer, Monitor
 
-    monitor = Monitor(probe, asked, window=chosen.samples, interval_s=chosen.interval)
+    host = chosen.host or _HOST
+    monitor = Monitor(probe, asked, window=chosen.samples, interval_s=chosen.interval or _INTERVAL_S)
     try:
-        server = HealthServer(chosen.host, chosen.serve, monitor)
+        server = HealthServer(host, chosen.serve, monitor)
     except OSError as error:
-        msg = f"cannot serve on {chosen.host}, port {chosen.serve}: {error.strerror or error}; choose another"
+        msg = f"cannot serve on {host}, port {chosen.serve}: {error.strerror or error}; choose another"
         raise Failure(msg) from None
     with server, _until_stopped() as stopped:
         thread = threading.Thread(target=server.serve_forever, name="lmstudio-health", daemon=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_lmstudio.cli.findings import Finding
+from pytest_lmstudio.cli.target import RESTART
 from pytest_lmstudio.engine.attempt import Page
 from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.names import TOKEN_VARIABLES
@@ -83,11 +84,8 @@ class Presence:
     def _known(self, info: ServerInfo) -> Finding:
         features = self.features = self._probe.features()
         if not (features.greets or info.kind == "lmstudio"):
-            known = (
-                f"a llama.cpp server, build {info.version}"
-                if info.kind == "llama.cpp"
-                else "an OpenAI-compatible server"
-            )
+            build = f", build {info.version}" if info.version else ""
+            known = f"a llama.cpp server{build}" if info.kind == "llama.cpp" else "an OpenAI-compatible server"
             return Finding("ok", "server", f"{known}, not LM Studio")
         name = next((name for name in _AGES if getattr(features, name)), None)
         since, before = _AGES[name] if name else (None, "0.3.6")
@@ -165,4 +163,4 @@ def _mute(problem: str) -> str:
     """Return what to do with a server that takes a connection, and then does not talk as one should."""
     if "RemoteProtocolError" in problem:
         return f"what listens there does not speak HTTP: {_NAME_URL}"
-    return "restart the server, and look in its log"
+    return RESTART

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pytest_lmstudio.cli.target import remedy_of
+from pytest_lmstudio.cli.target import RESTART, remedy_of
 from pytest_lmstudio.engine.classify import Refused
 from pytest_lmstudio.errors import KINDS, ErrorKind
 from pytest_lmstudio.record.events import iso_of
 from pytest_lmstudio.record.gate import percent
 from pytest_lmstudio.record.stats import percentile, ratio, rounded
+from pytest_lmstudio.report.figures import rate
 from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
@@ -156,7 +157,14 @@ def _reason(error_rate: float | None, limit: float, failed: Sequence[Beat], brea
     if not failed or error_rate is None:
         return None
     last = failed[-1]
-    why = f"the last one: [{last.kind}] {printable(last.message)}; {remedy_of(last.kind)}" if last.kind else ""
+    why = f"the last one: [{last.kind}] {printable(last.message)}; {_remedy(last)}"
     if breaker.is_open:
         return f"{breaker.failures} network errors in a row; {why}"
-    return f"{percent(error_rate)} failed, limit {percent(limit)}; {why}" if error_rate > limit else None
+    return f"{rate(error_rate)} failed, limit {percent(limit)}; {why}" if error_rate > limit else None
+
+
+def _remedy(failed: Beat) -> str:
+    """Return what to do; a server that did not even list its models needs no more time for answers."""
+    if failed.kind is None or (failed.kind is ErrorKind.TIMEOUT and failed.model is None):
+        return RESTART
+    return remedy_of(failed.kind)

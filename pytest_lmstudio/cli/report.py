@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,28 +20,37 @@ HELP = "show the report of a run, of shards as one, or what changed between two"
 DESCRIPTION = "Shows the report of runs, as at the end of each."
 EXAMPLES = """\
 examples:
-  pytest-lmstudio report                                the newest run
-  pytest-lmstudio report 20261122-123456-1a2b3c4d       the run with this id
-  pytest-lmstudio report ci/run-7 ci/report.json        a run's folder, and a report that lies somewhere
-  pytest-lmstudio report --html page.html               the newest run as a page as well
-  pytest-lmstudio report --json | jq .rates             the report itself
-  pytest-lmstudio report --rebuild latest               the report made anew from the log
-  pytest-lmstudio report --merge shards/*/ -o all.json  the shards of one run as one report
-  pytest-lmstudio report --compare main/ feature/       what changed from the first to the second
-  pytest-lmstudio report --schema                       the JSON Schema of report.json
+  pytest-lmstudio report                                 the newest run
+  pytest-lmstudio report 20261122-123456-1a2b3c4d        the run with this id
+  pytest-lmstudio report ci/run-7 old/report.json        a folder, and a file
+  pytest-lmstudio report --html page.html                as a page as well
+  pytest-lmstudio report --json | jq .rates              for a program
+  pytest-lmstudio report --rebuild latest                anew, from the log
+  pytest-lmstudio report --merge shards/*/ -o all.json   shards as one run
+  pytest-lmstudio report --compare main/ feature/        what changed
+  pytest-lmstudio report --schema                        what report.json holds
 
-A run that was killed has no report: it is rebuilt from its log, and kept. One in progress is shown as of now.
+A run that was killed has no report: it is rebuilt from its log, and kept. One
+in progress is shown as of now.
 
---merge takes shards of one pipeline version and model, each with its events.jsonl. Percentiles and rates are of the
-calls of all, and the gate is judged on the whole. A test that asks the model counts once, by its worst outcome.
+--merge takes shards of one pipeline version and model, each with its
+events.jsonl. Percentiles and rates are of the calls of all, and the gate is
+judged on the whole. A test that asks the model counts once, by its worst
+outcome.
 
---compare has a regression (exit 1 with --fail-on-regression) when of the tests in both runs, lost in neither, more fail
-than before; when calls are lost, attempts disconnected or first attempts failed more often, and the whole 95% interval
-of the change is above zero (Newcombe's, from Wilson intervals); or when the median or the 95th percentile of the
-latency is longer by a tenth or more, and the whole interval of the change is above zero (from order statistics: a
-median takes 6 answers in each run, a 95th percentile 72). The other rows are shown, not judged.
+--compare has a regression when, of the tests in both runs that were lost in
+neither, more fail than before; when calls are lost, attempts disconnected or
+first attempts failed more often, and the whole 95% interval of the change is
+above zero (Newcombe's, from Wilson intervals); or when the median or the 95th
+percentile of the latency is longer by a tenth or more, and the whole interval
+of the change is above zero (from order statistics: a median takes 6 answers in
+each run, a 95th percentile 72). The other rows are shown, not judged.
 
 """
+STATUSES = {
+    0: "done; the gate of each run shown passed, or was not judged",
+    1: "a run was shown whose gate failed; with --fail-on-regression, the second run is worse than the first",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,13 +59,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         metavar="RUN",
         nargs="*",
+        type=screen.filled,
         help="a run's id or folder, a report.json, a folder of runs, or latest (the default)",
     )
-    parser.add_argument("--html", metavar="PATH", help="write the report of one run as an HTML page as well")
+    parser.add_argument(
+        "--html", metavar="PATH", type=screen.filled, help="write the report of one run as an HTML page as well"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON, in ASCII, one document a run")
     parser.add_argument("--rebuild", action="store_true", help="make the report anew from the run's log, and keep it")
     parser.add_argument("--merge", action="store_true", help="show the runs as the shards of one")
-    parser.add_argument("-o", "--output", metavar="PATH", help="with --merge: write the merged report.json")
+    parser.add_argument(
+        "-o", "--output", metavar="PATH", type=screen.filled, help="with --merge: write the merged report.json"
+    )
     parser.add_argument(
         "--max-error-rate", metavar="P", type=_rate, help="with --merge: the limit of the gate; by default the shards'"
     )
@@ -86,7 +99,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.schema:
         from pytest_lmstudio.report.json import schema_text
 
-        sys.stdout.write(schema_text())
+        screen.say(schema_text())
         return 0
     if chosen.compare:
         from pytest_lmstudio.cli import compare
@@ -112,11 +125,14 @@ def _check(chosen: argparse.Namespace) -> None:
         if said is not None and said is not False and not getattr(chosen, mode):
             msg = f"--{name.replace('_', '-')} goes with --{mode}"
             raise Failure(msg)
+    if chosen.schema and (chosen.runs or chosen.html or chosen.json):
+        msg = "--schema prints the schema of every report: leave the rest out"
+        raise Failure(msg)
     if chosen.merge and not chosen.runs:
         msg = "--merge takes the runs of the shards: name them"
         raise Failure(msg)
     if chosen.compare and len(chosen.runs) != 2:  # noqa: PLR2004  # before and after
-        msg = f"--compare takes two runs, the one before first: {len(chosen.runs)} are named"
+        msg = f"--compare takes two runs, the one before first, not {len(chosen.runs)}"
         raise Failure(msg)
     if chosen.compare and chosen.html:
         msg = "--html makes the page of one run, not of two: leave --compare out"
@@ -129,7 +145,7 @@ def _merged(chosen: argparse.Namespace) -> int:
 
     stored = merged(chosen.runs, runs.home_of(chosen.dir), max_error_rate=chosen.max_error_rate)
     rendered = _rendered(stored, as_json=chosen.json, as_page=bool(chosen.html))
-    sys.stdout.write(rendered.json)
+    screen.say(rendered.json)
     screen.show(rendered.section)
     if chosen.html:
         _write(Path(chosen.html), rendered.page)
@@ -151,7 +167,7 @@ def _one(name: str, chosen: argparse.Namespace) -> int:
         complain(str(failure))
         return 2
     _keep(stored)
-    sys.stdout.write(rendered.json)
+    screen.say(rendered.json)
     screen.show(rendered.section)
     if rendered.hint:
         complain(rendered.hint)

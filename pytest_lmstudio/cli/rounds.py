@@ -28,18 +28,30 @@ if TYPE_CHECKING:
 
 #: pytest's exit statuses, which a report has.
 _OK, _FAILED, _INTERRUPTED = 0, 1, 2
-#: After one of these the next call can only end alike.
+#: After one of these, or without an attempt, the next call can only end alike.
 _HOPELESS = frozenset({
     ErrorKind.AUTH, ErrorKind.UNREACHABLE, ErrorKind.WRONG_URL, ErrorKind.NO_MODEL, ErrorKind.OUT_OF_MEMORY,
 })  # fmt: skip
 
 
 class Round(NamedTuple):
-    """A run: its id, its folder, and its report."""
+    """A run.
+
+    Attributes:
+        run_id: its id.
+        folder: where it is written.
+        report: its report.
+        made: generations that ended.
+        wanted: those that were to be made.
+        interrupted: whether Ctrl-C ended it.
+    """
 
     run_id: str
     folder: Path
     report: dict[str, Any]
+    made: int
+    wanted: int
+    interrupted: bool
 
 
 class Rounds:
@@ -55,13 +67,14 @@ class Rounds:
         self._target = target
         self._prompts = prompts
         self._tell = tell
+        self._made = 0
 
     def run(self) -> Round:
         """Make one run; Ctrl-C ends it as it ends a run of pytest, so that what was made is there and whole.
 
         Raises:
             Failure: nothing can be written.
-            KeyboardInterrupt: after the run was written as far as it went.
+            KeyboardInterrupt: there is nothing to write, or it came twice.
         """
         settings, clock, run_id = self._target.settings, Clock.set_now(), new_run_id()
         started_s = clock.now_s()
@@ -71,20 +84,22 @@ class Rounds:
         fixed, token = self._target.fixed_model, self._target.token
         runtime = Runtime(settings, identity, token=token, strategy=strategy, fixed_model=fixed)
         interrupted, failed, problems = True, False, list[str]()
+        stop: KeyboardInterrupt | None = None
         try:
             if (problem := runtime.problem) is not None:
                 raise Failure(str(problem))
             failed = self._ask(runtime)
             interrupted = False
+        except KeyboardInterrupt as error:
+            stop = error
         finally:
             problems += runtime.close(interrupted=interrupted)
             status = _INTERRUPTED if interrupted else _FAILED if failed else _OK
             done = _Done(run_id, status, clock.now_s() - started_s, tuple(problems))
             round_ = _written(self._target, done, clock)
         if round_ is None:
-            msg = "the run left no log"
-            raise Failure(msg)
-        return round_
+            raise stop or Failure("the run left no log")
+        return Round(done.run_id, *round_, self._made, len(self._prompts), interrupted)
 
     def _ask(self, runtime: Runtime) -> bool:
         """Make the calls; tell whether one failed."""
@@ -98,12 +113,16 @@ class Rounds:
                 failed = True
                 if not scope.calls:
                     raise
-                self._tell(number, scope.calls[-1])
-                if error.kind in _HOPELESS:
+                self._ended(number, scope.calls[-1])
+                if error.kind in _HOPELESS or not error.attempts:
                     break
             else:
-                self._tell(number, scope.calls[-1])
+                self._ended(number, scope.calls[-1])
         return failed
+
+    def _ended(self, number: int, call: Call) -> None:
+        self._made = number
+        self._tell(number, call)
 
 
 class _Done(NamedTuple):
@@ -113,8 +132,8 @@ class _Done(NamedTuple):
     problems: tuple[str, ...]
 
 
-def _written(target: Target, done: _Done, clock: Clock) -> Round | None:
-    """Write the end of a run into its log, and its report, which is made of that log; None without one."""
+def _written(target: Target, done: _Done, clock: Clock) -> tuple[Path, dict[str, Any]] | None:
+    """Write the end of a run into its log, and its report of that log; return folder and report, None without a log."""
     place = Place(target.settings.dir, done.run_id)
     problems = [*done.problems, *place.settle(lambda: None)]
     log = place.folder / LOG
@@ -138,4 +157,4 @@ def _written(target: Target, done: _Done, clock: Clock) -> Round | None:
     except OSError as error:
         msg = f"{place.folder / 'report.json'} cannot be written: {error.strerror or error}"
         raise Failure(msg) from None
-    return Round(done.run_id, place.folder, report)
+    return place.folder, report

@@ -188,7 +188,8 @@ def _lines_in(path: Path) -> int:
 
 def damaged(path: Path, error: BaseException) -> Failure:
     """Return the complaint about a file that is not what its name says."""
-    what = printable(error, limit=120) or type(error).__name__
+    missing = "no " if isinstance(error, KeyError) else ""
+    what = f"{missing}{printable(error, limit=120)}" if str(error) else type(error).__name__
     way_out = f"; --rebuild makes a new one from {LOG}" if path.name == REPORT and path.with_name(LOG).exists() else ""
     return Failure(f"{path} is damaged ({what}){way_out}")
 

@@ -1,10 +1,15 @@
-"""What the command shows: lines with colour where there is a terminal, and complaints."""
+"""What the command shows: lines with colour where there is a terminal, complaints, and what its statuses mean.
+
+A reader who has gone, such as ``head``, is no trouble: what he does not read is left out, and the status stays.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio.text import printable
@@ -17,6 +22,9 @@ if TYPE_CHECKING:
 
 _CODES = {"bold": 1, "red": 31, "green": 32, "yellow": 33}
 _NARROWEST, _USUAL, _WIDEST = 40, 80, 500
+#: What a subcommand returns besides its own.
+_STATUSES = {2: "wrong use, or something could not be read, shown or written", 130: "interrupted by Ctrl-C"}
+_STATUS_COLUMN = 7
 
 
 class Failure(Exception):
@@ -25,7 +33,53 @@ class Failure(Exception):
 
 def complain(text: str) -> None:
     """Say something beside the output."""
-    sys.stderr.write(f"pytest-lmstudio: {printable(text)}\n")
+    note(f"pytest-lmstudio: {printable(text)}")
+
+
+def note(line: str) -> None:
+    """Write a line beside the output, as it is."""
+    _write(sys.stderr, f"{line}\n")
+
+
+def say(text: str) -> None:
+    """Write to the output, as it is."""
+    _write(sys.stdout, text)
+
+
+def flush() -> None:
+    """Send what was written on its way."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _let_go(sys.stdout, error)
+
+
+def silence(stream: TextIO) -> None:
+    """Let nothing reach a stream any more, neither now nor as the interpreter ends."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        return
+
+
+def filled(text: str) -> str:
+    """Return a name that was typed, for argparse; an empty one comes from a variable that is not set."""
+    import argparse
+
+    if not text:
+        msg = "expected a name, not an empty text"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+def statuses(own: Mapping[int, str]) -> str:
+    """Return the paragraph of a help that tells what each exit status means; `own` are those of the subcommand."""
+    lines = ["exit status:"]
+    for status, meaning in sorted({**_STATUSES, **own}.items()):
+        lines += textwrap.wrap(meaning, _USUAL, initial_indent=f"  {status:<5}", subsequent_indent=" " * _STATUS_COLUMN)
+    return "\n".join(lines) + "\n"
 
 
 def width() -> int:
@@ -47,7 +101,7 @@ def show(lines: Iterable[Line]) -> None:
     for line in lines:
         codes = [str(_CODES[name]) for name, on in line.markup.items() if on and name in _CODES]
         text = f"\x1b[{';'.join(codes)}m{line.text}\x1b[0m" if colour and codes else line.text
-        sys.stdout.write(f"{text}\n")
+        say(f"{text}\n")
 
 
 def wants_colour(out: TextIO, environ: Mapping[str, str]) -> bool:
@@ -56,3 +110,18 @@ def wants_colour(out: TextIO, environ: Mapping[str, str]) -> bool:
         return False
     # Windows' old console shows the codes instead of obeying them.
     return sys.platform != "win32" or bool(environ.get("WT_SESSION") or environ.get("TERM"))
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+    except OSError as error:
+        _let_go(stream, error)
+
+
+def _let_go(stream: TextIO, error: OSError) -> None:
+    """Write no more to a stream whose reader has gone, which Windows tells in its own way; raise any other error."""
+    gone = isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL)
+    if not gone:
+        raise error
+    silence(stream)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pytest_lmstudio.errors import ErrorKind
 
 EMBEDDED = "embedded"
+#: What helps against a server that takes a connection and says nothing.
+RESTART = "restart the server, and look in its log"
 #: A number instead of `auto`, which needs a run's latencies.
 DEFAULT_TIMEOUT_S = 45.0
 _TYPED = ("url", "model", "timeout")

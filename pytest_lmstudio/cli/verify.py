@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.cli import screen, target
+from pytest_lmstudio.report.figures import counted, duration
 
 if TYPE_CHECKING:
     import argparse
@@ -24,22 +25,30 @@ if TYPE_CHECKING:
     from pytest_lmstudio.report.terminal import Line
 
 HELP = "find out whether a short timeout is the cause of failures"
-DESCRIPTION = "Makes ten generations; if any fails, makes them again with more time and more retries, and compares."
+DESCRIPTION = """\
+Makes ten generations; if any fails, makes them again with more time and more
+retries, and compares."""
 EXAMPLES = """\
 examples:
-  pytest-lmstudio verify                                ten prompts that are built in, one after the other
-  pytest-lmstudio verify -n 30 --timeout 20             more of them, and the first timeout
-  pytest-lmstudio verify --prompts prompts.txt          prompts of your own, one a line
-  pytest-lmstudio verify --both --json                  the second run in any case; for a program
+  pytest-lmstudio verify                            ten prompts, built in
+  pytest-lmstudio verify -n 30 --timeout 20         more, and the first timeout
+  pytest-lmstudio verify --prompts prompts.txt      prompts of your own
+  pytest-lmstudio verify --both --json              two runs; for a program
 
-Both runs are written into .lmstudio/runs, and `pytest-lmstudio report` shows them. The cache is neither read nor
-written.
+Prompts are asked one after the other; a file of them holds one a line. Both
+runs are written into .lmstudio/runs, and `pytest-lmstudio report` shows them.
+The cache is neither read nor written. Ctrl-C ends it; what was made is kept.
 
 """
+STATUSES = {
+    0: "nothing failed, or the second settings cure it",
+    1: "generations fail, and more time does not cure it",
+}
 #: The second settings are at least these.
 LEAST_TIMEOUT_S, LEAST_RETRIES = 90.0, 5
 _COUNT = 10
 _LABEL, _COLUMN = 14, 28
+_NAMES = ("first run", "second run")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--count", metavar="N", type=target.count, help="generations; 10, or as many as --prompts has"
     )
-    parser.add_argument("--prompts", metavar="FILE", help="prompts of your own, one a line")
+    parser.add_argument("--prompts", metavar="FILE", type=screen.filled, help="prompts of your own, one a line")
     parser.add_argument("--both", action="store_true", help="make the second run even if the first had no failure")
     parser.add_argument("--json", action="store_true", help="print the conclusion as JSON, in ASCII")
 
@@ -60,14 +69,14 @@ def run(chosen: argparse.Namespace) -> int:
 
     prompts = chosen_prompts(chosen.prompts, chosen.count)
     with target.opened(target.settings_from(chosen)) as asked:
-        rounds = [_round(_first(asked), prompts, "first run")]
+        rounds = _ended([_round(_first(asked), prompts, _NAMES[0])])
         if _is_worth_another(rounds[0], both=chosen.both):
-            rounds.append(_round(_second(asked), prompts, "second run"))
+            rounds = _ended([*rounds, _round(_second(asked), prompts, _NAMES[1])])
     reports = [round_.report for round_ in rounds]
     conclusion = conclude(reports[0], reports[1] if reports[1:] else None)
     to_set = _to_set(asked, conclusion)
     if chosen.json:
-        sys.stdout.write(json.dumps(_as_dict(conclusion, rounds, to_set), ensure_ascii=True, indent=2) + "\n")
+        screen.say(json.dumps(_as_dict(conclusion, rounds, to_set), ensure_ascii=True, indent=2) + "\n")
     else:
         screen.show(_lines(conclusion, rounds, to_set))
     return int(not conclusion.cured)
@@ -100,25 +109,44 @@ def _is_worth_another(first: Round, *, both: bool) -> bool:
     return both if not first.report["errors_by_kind"] else not is_mute(first.report)
 
 
+def _ended(rounds: list[Round]) -> list[Round]:
+    """Return the runs, whose last one came to its end.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; with what is left of the runs.
+    """
+    last = rounds[-1]
+    if not last.interrupted:
+        return rounds
+    made = f"{last.made} of {counted(last.wanted, 'generation')}"
+    shown = " ".join(shlex.quote(_relative(round_.folder)) for round_ in rounds)
+    them = "them" if len(rounds) > 1 else "it"
+    msg = f"after {made} of the {_NAMES[len(rounds) - 1]}; `pytest-lmstudio report {shown}` shows {them}"
+    raise KeyboardInterrupt(msg)
+
+
 def _round(asked: Target, prompts: Sequence[Prompt], name: str) -> Round:
     from pytest_lmstudio.cli.rounds import Rounds
 
-    return Rounds(asked, prompts, _teller(name, len(prompts))).run()
+    generations, attempts = counted(len(prompts), "generation"), counted(asked.settings.retries + 1, "attempt")
+    limit = f"up to {attempts} of {asked.timeout_s:g} s each"
+    screen.complain(f"{name}: {generations} at {asked.settings.url}, one at a time, {limit}")
+    made = Rounds(asked, prompts, _teller(name, len(prompts))).run()
+    if made.folder.name != made.run_id:
+        screen.complain(f"{asked.settings.dir} cannot be written to: the run is in {_relative(made.folder)}")
+    return made
 
 
 def _teller(name: str, total: int) -> Callable[[int, Call], None]:
-    """Return what shows each generation as it ends, where somebody sees it."""
-    from pytest_lmstudio.report.figures import counted, duration
+    """Return what shows each generation as it ends."""
 
     def tell(number: int, call: Call) -> None:
-        if not sys.stderr.isatty():
-            return
         failed = [f"[{attempt.kind}]" for attempt in call.attempts if attempt.kind is not None]
         if call.error is not None and not failed:
             failed = [f"[{call.error.kind}]"]
         how = duration(call.reply.latency_ms) if call.reply else "lost"
         after = f" after {counted(len(failed), 'failure')}: {' '.join(failed)}" if failed else ""
-        sys.stderr.write(f"{name}  {number:>{len(str(total))}}/{total}  {how}{after}\n")
+        screen.note(f"{name}  {number:>{len(str(total))}}/{total}  {how}{after}")
 
     return tell
 
@@ -150,14 +178,13 @@ def _lines(conclusion: Conclusion, rounds: Sequence[Round], to_set: Sequence[Set
 
 
 def _table(rounds: Sequence[Round]) -> Iterator[list[str]]:
-    from pytest_lmstudio.report.figures import duration
-
     reports = [round_.report for round_ in rounds]
-    yield ["", *("first run", "second run")[: len(rounds)]]
+    yield ["", *_NAMES[: len(rounds)]]
     yield ["timeout", *(f"{report['settings']['timeout']:g} s" for report in reports)]
     yield ["retries", *(str(report["settings"]["retries"]) for report in reports)]
     yield ["lost", *(f"{report['calls']['failed']} of {report['calls']['sent']}" for report in reports)]
-    yield ["attempts", *(f"{r['attempts']['failed']} of {r['attempts']['total']} failed" for r in reports)]
+    attempts = [report["attempts"] for report in reports]
+    yield ["attempts", *(f"{made['failed']} of {made['total']} failed" if made["total"] else "0" for made in attempts)]
     yield ["disconnects", *(str(report["attempts"]["disconnects"]) for report in reports)]
     for kind in dict.fromkeys(kind for report in reports for kind in report["errors_by_kind"]):
         yield [f"  {kind}", *(str(report["errors_by_kind"].get(kind, 0)) for report in reports)]
@@ -181,8 +208,12 @@ def _run_dict(round_: Round) -> dict[str, Any]:
     report = round_.report
     return {
         "run_id": round_.run_id,
-        "folder": os.path.relpath(round_.folder, Path.cwd()),
+        "folder": _relative(round_.folder),
         "timeout_s": report["settings"]["timeout"],
         "retries": report["settings"]["retries"],
         **{name: report[name] for name in ("calls", "attempts", "rates", "latency_ms", "errors_by_kind")},
     }
+
+
+def _relative(folder: Path) -> str:
+    return os.path.relpath(folder, Path.cwd())

@@ -15,7 +15,7 @@ from pytest_lmstudio.engine.answers import pieces_of, prompt_chars, reply_of
 from pytest_lmstudio.engine.classify import Failure, Refused
 from pytest_lmstudio.engine.key import cache_key, question
 from pytest_lmstudio.engine.nearest import explain_miss
-from pytest_lmstudio.errors import ErrorKind, LMError, describe, make_error
+from pytest_lmstudio.errors import UNKNOWN_MODEL, ErrorKind, LMError, describe, make_error
 from pytest_lmstudio.keywords import TRANSPORT
 from pytest_lmstudio.records import Call, Endpoint, Request
 
@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 __tracebackhide__ = True
 
 Item = str | Sequence[Mapping[str, Any]]
+
+_WHICH_MODEL = (
+    f"{UNKNOWN_MODEL}, since none is remembered for this address; name --lmstudio-model "
+    "(`pytest-lmstudio cache stats` lists those of the cache)"
+)
+_NO_LIST = (
+    "[cache_miss] models() asks the server at {url}, and with --lmstudio-cache=offline nobody does; a list of models "
+    "is never recorded: name the model with --lmstudio-model, or run this test with --lmstudio-cache=readwrite"
+)
 
 
 @dataclass(slots=True)
@@ -145,8 +154,7 @@ class Caller:
         if model is None and self.settings.cache == "offline":
             model = self.runtime.remembered_model(plan.endpoint)
             if model is None:
-                msg = "the model is not known, since none was ever resolved for this URL; name --lmstudio-model"
-                return Ready(self._request(plan, ""), Failure(ErrorKind.CACHE_MISS, msg, "connecting"))
+                return Ready(self._request(plan, ""), Failure(ErrorKind.CACHE_MISS, _WHICH_MODEL, "connecting"))
         return None if model is None else Ready(self._request(plan, model))
 
     async def resolved(self, plan: Planned) -> Ready:
@@ -281,13 +289,15 @@ class Caller:
             Refused: the server cannot be asked, or may not be, since the run is offline.
         """
         if self.settings.cache == "offline":
-            raise Refused(Failure(ErrorKind.CACHE_MISS, "its list of models is no part of the cache", "connecting"))
+            raise Refused(Failure(ErrorKind.CACHE_MISS, "", "connecting"))
         with self.runtime.engine.wait() if self.runtime.opened else nullcontext():
             return await self.runtime.preflight.models()
 
     def server_error(self, failure: Failure) -> LMError:
         """Return the error of a look at the server, which is no call."""
         url = self.runtime.settings.url
+        if failure.kind is ErrorKind.CACHE_MISS:
+            return make_error(failure.kind, _NO_LIST.format(url=url), url=url)
         text = describe(failure.kind, failure.message, url=url, model=None, attempt=0, of=0, phase=None)
         return make_error(failure.kind, text, url=url)
 

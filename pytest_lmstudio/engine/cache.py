@@ -88,6 +88,8 @@ def _unusable(folder: Path, problem: Exception) -> str:
 
 def _said(problem: Exception) -> str:
     """Return what went wrong, without what a row holds."""
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
     text = f"{type(problem).__name__}: {problem}".partition(" with text ")[0]
     if isinstance(problem, sqlite3.Error) and any(word in text.lower() for word in _SAID_WITHOUT_LOCKS):
         return f"{text}; if that is a network file system, name a folder on a local disk with --lmstudio-dir"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from pytest_lmstudio.errors import NOTHING_OF_THE_TEST
 from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def explain_miss(request: Request, entries: Iterable[dict[str, Any]]) -> str:
         if e.get("nodeid") == request.nodeid and isinstance(e.get("asked"), dict)
     ]
     if not own:
-        return "no answer of this test is in the cache"
+        return NOTHING_OF_THE_TEST
     found = min((_found(entry["asked"], request.asked) for entry in own), key=len)
     shown = "; ".join(found[:_SHOWN]) + (f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
     return f"the nearest answer of this test differs in {shown or 'nothing, but it cannot be read'}"

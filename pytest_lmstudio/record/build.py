@@ -66,6 +66,7 @@ def build_whole(parts: Sequence[Part], evidence: Evidence) -> dict[str, Any]:
         calls_failed=sent["failed"],
         tests=run.llm_tests,
         tests_lost=run.llm_tests_lost,
+        categories=numbers["errors_by_category"],
         interrupted=run.interrupted,
         unknown=next((problem for problem in run.problems if problem.startswith(EVENTS_LOST)), None),
     )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
-from pytest_lmstudio.record.history import calls_of, number
+from pytest_lmstudio.record.history import UNKNOWN_MODEL, calls_of, number
 from pytest_lmstudio.record.intervals import Estimate, difference, quantile
 from pytest_lmstudio.record.merge import PLACES
 from pytest_lmstudio.record.rebuild import tests_of
 from pytest_lmstudio.record.stats import counted_as, ratio, wilson
 from pytest_lmstudio.text import without_userinfo
+from pytest_lmstudio.values import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +25,8 @@ Unit = Literal["share", "ms", "per_s"]
 
 #: A time that is this much longer is worth a word, however narrow its interval is.
 LEAST_SLOWDOWN = 0.1
+#: Systems choose ports from here on: Linux from 32768, macOS and Windows from 49152.
+_FIRST_CHOSEN_PORT = 32_768
 _FAILED = frozenset({"failed", "error"})
 _LOST = "lm_error"
 
@@ -61,7 +65,7 @@ class Side:
         head: what it is called and how large it was, plain data.
         estimates: by name of `MEASURES`; without an interval where the run's log is not there.
         outcomes: by node id, how the tests ended that ask the model; None without a log.
-        conditions: under what it ran, by name.
+        conditions: under what it ran, by name; what is not known is not there.
     """
 
     head: dict[str, Any]
@@ -104,6 +108,7 @@ class Flips:
         gone: those of the first run alone.
         failures_before: failed ones before, of the tests of both runs that were lost in neither.
         failures_after: failed ones of the same tests now.
+        left_out: tests of both runs that those two leave out, since they were lost in one run or in both.
     """
 
     in_both: int
@@ -116,6 +121,7 @@ class Flips:
     gone: list[str]
     failures_before: int
     failures_after: int
+    left_out: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +194,12 @@ def compare(before: Side, after: Side) -> Comparison:
     tests = None
     if before.outcomes is not None and after.outcomes is not None:
         tests = _tests(before.outcomes, after.outcomes)
-    names = dict.fromkeys((*before.conditions, *after.conditions))
-    pairs = ((name, before.conditions.get(name), after.conditions.get(name)) for name in names)
     return Comparison(
         before.head,
         after.head,
         rows,
         tests,
-        [pair for pair in pairs if pair[1] != pair[2]],
+        _differences(before.conditions, after.conditions),
         [*_more_failures(tests), *(row.name for row in rows if row.verdict == "worse" and MEASURES[row.name].judged)],
     )
 
@@ -238,16 +242,31 @@ def _results(attempts: Sequence[AttemptFacts], name: str) -> list[float]:
 
 
 def _conditions(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was chosen for a run, as far as it can make a difference, and what is known of its server."""
     server, settings = report["server"], report["settings"]
     found = {name: value for name, value in settings.items() if name not in PLACES - {"url"}}
-    found["url"] = without_userinfo(str(settings.get("url")))
-    found |= {"server": server["kind"], "server_version": server["version"], "plugin_version": report["plugin_version"]}
-    found["models_asked"] = sorted(map(str, report["by_model"]))
+    found["url"] = _address(without_userinfo(str(settings.get("url"))), server["kind"])
+    seen = {"server": server["kind"], "server_version": server["version"], "plugin_version": report["plugin_version"]}
+    seen["models_asked"] = sorted(map(str, report["by_model"].keys() - {UNKNOWN_MODEL})) or None
     for model in server["models"]:
         if model["id"] in report["by_model"]:
             names = ("quantization", "context_length", "parallel")
-            found |= {f"{model['id']}: {name}": model[name] for name in names}
-    return found
+            seen |= {f"{model['id']}: {name}": model[name] for name in names}
+    return found | {name: value for name, value in seen.items() if value is not None}
+
+
+def _address(url: str, kind: str | None) -> str:
+    """Return a server's address; of a llama.cpp server that a run seems to have started, the system chose the port."""
+    if kind != "llama.cpp" or not is_loopback(url):
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}, any port" if (parts.port or 0) >= _FIRST_CHOSEN_PORT else url
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return what two runs ran under, where it differs; what is not known of one of them is no difference."""
+    both = ((name, value, after[name]) for name, value in before.items() if name in after)
+    return [(name, old, new) for name, old, new in both if old != new]
 
 
 def _row(name: str, before: Estimate, after: Estimate) -> Row:
@@ -284,6 +303,7 @@ def _tests(before: Mapping[str, str], after: Mapping[str, str]) -> Flips:
         gone=[nodeid for nodeid in before if nodeid not in after],
         failures_before=sum(before[nodeid] in _FAILED for nodeid in heard),
         failures_after=sum(after[nodeid] in _FAILED for nodeid in heard),
+        left_out=len(both) - len(heard),
     )
 
 

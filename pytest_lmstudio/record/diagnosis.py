@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio.record.symptoms import broken, clocks, ends, foreign, load, models, remarks, setup
+from pytest_lmstudio.record.symptoms.row import Elsewhere
+from pytest_lmstudio.record.symptoms.words import is_lmstudio
 from pytest_lmstudio.text import printable, without_userinfo
 
 if TYPE_CHECKING:
@@ -34,16 +36,18 @@ def diagnose(evidence: Evidence) -> list[dict[str, str]]:
     found = [(row, seen) for row in ROWS if (seen := row.detect(evidence)) is not None]
     failures = sum(error.kind not in _CONSEQUENCES for error in evidence.errors())
     ranked = sorted(found, key=lambda pair: (pair[0].hint, len(pair[1].blamed) * 10 < failures))
-    return [
-        {
-            "symptom": row.symptom,
-            "cause": _line(seen.cause or row.cause),
-            "check": row.check,
-            "fix": _line(seen.fix or row.fix),
-            "evidence": _line(seen.evidence),
-        }
-        for row, seen in _telling(ranked)
-    ]
+    nowhere = Elsewhere()
+    return [_told(row, seen, nowhere if is_lmstudio(evidence) else row.elsewhere) for row, seen in _telling(ranked)]
+
+
+def _told(row: Row, seen: Seen, elsewhere: Elsewhere) -> dict[str, str]:
+    return {
+        "symptom": row.symptom,
+        "cause": _line(seen.cause or elsewhere.cause or row.cause),
+        "check": elsewhere.check or row.check,
+        "fix": _line(seen.fix or elsewhere.fix or row.fix),
+        "evidence": _line(seen.evidence),
+    }
 
 
 def _telling(ranked: Iterable[tuple[Row, Seen]]) -> Iterator[tuple[Row, Seen]]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # A limit is what was written (5 %, 33.3 %), whatever binary fractions made of it: so many digits tell it.
 _WRITTEN_DIGITS = 12
@@ -31,6 +35,7 @@ def judge(
     calls_failed: int,
     tests: int = 0,
     tests_lost: int = 0,
+    categories: Iterable[str] = (),
     interrupted: bool = False,
     unknown: str | None = None,
 ) -> Gate:
@@ -42,13 +47,15 @@ def judge(
         calls_failed: those of them that got no answer.
         tests: LM tests that ran.
         tests_lost: those of them that were lost to a network error.
+        categories: those of the run's errors.
         interrupted: whether the run was cut short, so that its shares mean nothing.
         unknown: why calls may be missing in these numbers, None when all are there.
     """
     if interrupted:
         return Gate(max_error_rate, None, "the run was interrupted")
     limit = percent(max_error_rate)
-    rate = f"error rate {_share(calls_failed, calls_sent, max_error_rate)} ({calls_failed} of {calls_sent} calls lost)"
+    calls = f"{calls_failed} of {calls_sent} call{'' if calls_sent == 1 else 's'} {fate(categories)}"
+    rate = f"error rate {_share(calls_failed, calls_sent, max_error_rate)} ({calls})"
     lost = f"{_share(tests_lost, tests, max_error_rate)} of the LM tests lost ({tests_lost} of {tests})"
     reasons = []
     if _above(calls_failed, calls_sent, max_error_rate):
@@ -64,14 +71,25 @@ def judge(
     return Gate(max_error_rate, False, f"{rate} is within the limit of {limit}")  # noqa: FBT003  # the same
 
 
+def fate(categories: Iterable[str]) -> str:
+    """Return what is said of calls without an answer: ``lost``, or ``failed`` when not only the network was to blame.
+
+    Args:
+        categories: those of the run's errors.
+    """
+    return "lost" if set(categories) <= {"network"} else "failed"
+
+
 def percent(rate: float, digits: int = 4) -> str:
     """Return a rate as a percentage with no more decimals than it needs: ``5%``, ``2.5%``."""
     return f"{round(rate * 100, digits):g}%"
 
 
 def _share(part: int, whole: int, limit: float) -> str:
-    """Return a share with one decimal, or as many as tell it from the limit."""
+    """Return a share with one decimal, or as many as tell it from the limit; none and all need no decimals."""
     share = part / whole if whole else 0.0
+    if share in {0, 1}:
+        return f"{share:.0%}"
     for digits in (1, 2, 3, 4):
         text = f"{share * 100:.{digits}f}%"
         if round(share * 100, digits) != round(limit * 100, digits):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pytest_lmstudio.record.events import Event
     from pytest_lmstudio.record.facts import CallOutcome
 
+#: The model of a call that met none, since no server was there to name one.
+UNKNOWN_MODEL = "unknown"
 _ENDS = {"gen_success": "ok", "gen_error": "failed", "gen_abandoned": "abandoned"}
 _LOST = CallError("cancelled", "network", "the process that made the call died or was interrupted")
 
@@ -179,7 +181,7 @@ def _facts(call_id: str, call: _Call) -> CallFacts:
     return CallFacts(
         call_id=call_id,
         outcome=outcome,
-        model=_first_text(call.events, "model") or "unknown",
+        model=_first_text(call.events, "model") or UNKNOWN_MODEL,
         nodeid=_first_text(call.events, "nodeid"),
         prompt_chars=lengths[0] if lengths else None,
         attempts=attempts,

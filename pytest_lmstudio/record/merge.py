@@ -12,7 +12,7 @@ from pytest_lmstudio.record.build import Part, build_whole
 from pytest_lmstudio.record.events import seconds_of
 from pytest_lmstudio.record.facts import Evidence, LogFacts, RunFacts
 from pytest_lmstudio.record.gate import judge, percent
-from pytest_lmstudio.record.history import calls_of, peak_in_flight
+from pytest_lmstudio.record.history import UNKNOWN_MODEL, calls_of, peak_in_flight
 from pytest_lmstudio.record.rebuild import SeenTests, facts_of, tests_of
 from pytest_lmstudio.record.server_log import log_facts
 from pytest_lmstudio.record.stats import counted_as, tally
@@ -80,8 +80,8 @@ class Shard:
 
     @property
     def models(self) -> set[str]:
-        """The models that it asked."""
-        return {call.model for call in self.part.calls}
+        """The models that it asked; a call that met no server has none."""
+        return {call.model for call in self.part.calls} - {UNKNOWN_MODEL}
 
 
 class Merged(NamedTuple):

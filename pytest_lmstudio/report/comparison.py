@@ -6,7 +6,8 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.record.compare import MEASURES
-from pytest_lmstudio.report.figures import counted, duration, rate
+from pytest_lmstudio.record.gate import percent
+from pytest_lmstudio.report.figures import amount, counted, duration, rate
 from pytest_lmstudio.report.terminal import Line
 from pytest_lmstudio.text import printable
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from pytest_lmstudio.record.compare import Comparison, Flip, Flips, Row
 
 _LABEL = 22
-_COLUMN = 10
-_INTERVAL = 21
+_GAP = "  "
 _NAMES = {
     "error_rate": "calls lost",
     "disconnect_rate": "disconnected",
@@ -29,6 +29,7 @@ _NAMES = {
     "tokens_per_second_p50": "tokens/s p50",
     "failed_tests": "more tests fail",
 }
+_HEADER = ("", "before", "after", "change", "95% interval", "")
 #: Tests named of each list; the JSON form has all.
 _SHOWN = 10
 _NOTHING = "-"
@@ -38,18 +39,16 @@ _LISTS = (("failed", "now failing"), ("passed", "mended"), ("lost", "now lost"),
 
 
 def lines(found: Comparison, *, width: int = 80) -> Iterator[Line]:
-    """Yield the lines of a comparison; texts fill the columns, the table takes 80."""
+    """Yield the lines of a comparison, filling so many columns; only names are longer, since they are copied whole."""
     yield from _verdict(found, width)
     for label, head in (("before", found.before), ("after", found.after)):
-        yield from _wrapped(f"{label:<{_LABEL}}", _run(head), width)
-    header = "".join(f"{name:>{_COLUMN}}" for name in ("before", "after", "change"))
-    yield Line(f"{'':<{_LABEL}}{header}{'95% interval':>{_INTERVAL}}", {"bold": True})
-    yield from (_row(row) for row in found.rows if (row.before, row.after) != (None, None))
+        yield from _wrapped(label, _run(head), width)
+    yield from _numbers([row for row in found.rows if (row.before, row.after) != (None, None)], width)
     for name, before, after in found.conditions:
-        change = f"{_shown(before)} -> {_shown(after)}"
-        yield from _wrapped(f"{'set otherwise':<{_LABEL}}", f"{printable(name, _LONGEST)}: {change}", width)
+        change = f"{_shown(name, before)} -> {_shown(name, after)}"
+        yield from _wrapped("set otherwise", f"{printable(name, _LONGEST)}: {change}", width)
     if found.tests is None:
-        yield from _wrapped(f"{'tests':<{_LABEL}}", "not compared: that takes the events.jsonl of both runs", width)
+        yield from _wrapped("tests", "not compared: that takes the events.jsonl of both runs", width)
     else:
         yield from _tests(found.tests, width)
 
@@ -57,51 +56,81 @@ def lines(found: Comparison, *, width: int = 80) -> Iterator[Line]:
 def _verdict(found: Comparison, width: int) -> Iterator[Line]:
     if not found.regressions:
         yield Line("no regression", {"green": True})
+        return
     worse = ", ".join(_NAMES[name] for name in found.regressions)
-    yield from _wrapped("REGRESSION: ", worse, width, {"red": True, "bold": True})
+    yield from _wrapped("REGRESSION:", worse, width, {"red": True, "bold": True}, column=len("REGRESSION: "))
 
 
 def _run(head: Mapping[str, Any]) -> str:
-    tests = ", ".join(f"{count} {word}" for word, count in head["tests"].items() if count)
+    tests = ", ".join(f"{count:,} {word}" for word, count in head["tests"].items() if count)
     verdict = {True: "; gate failed", None: "; interrupted"}.get(head["gate_failed"], "")
-    calls = f"{counted(head['sent'], 'call')} sent, {head['cached']} cached"
+    calls = f"{counted(head['sent'], 'call')} sent, {amount(head['cached'])} cached"
     return f"{head['run_id']}: {calls}; tests: {tests or 'none'}{verdict}"
 
 
-def _row(row: Row) -> Line:
-    ends = [_NOTHING] if row.ci95 is None else [_change(row, end) for end in row.ci95]
-    interval = " to ".join([end.removesuffix(" pp") for end in ends[:-1]] + ends[-1:])
-    cells = (_value(row, row.before), _value(row, row.after), _change(row, row.change))
-    verdict = "" if row.verdict in {"same", "unknown"} else f"  {row.verdict}"
-    text = (
-        f"{_NAMES[row.name]:<{_LABEL}}{''.join(f'{cell:>{_COLUMN}}' for cell in cells)}{interval:>{_INTERVAL}}{verdict}"
+def _numbers(rows: Sequence[Row], width: int) -> Iterator[Line]:
+    """Yield a table of the numbers; where that is too wide, each in words."""
+    table = [_HEADER, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    if sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        for row in rows:
+            yield from _wrapped(_NAMES[row.name], _in_words(row), width, _LOOKS.get(row.verdict))
+        return
+    looks = [{"bold": True}, *(_LOOKS.get(row.verdict, {}) for row in rows)]
+    for (label, *cells, verdict), look in zip(table, looks, strict=True):
+        aligned = (f"{cell:>{wide}}" for cell, wide in zip(cells, widths[1:-1], strict=True))
+        yield Line(_GAP.join([f"{label:<{widths[0]}}", *aligned, verdict]).rstrip(), dict(look))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    interval = _NOTHING if row.ci95 is None else " to ".join(_change(row, end) for end in row.ci95)
+    verdict = "" if row.verdict in {"same", "unknown"} else row.verdict
+    return (
+        _NAMES[row.name],
+        _value(row, row.before),
+        _value(row, row.after),
+        _change(row, row.change),
+        interval,
+        verdict,
     )
-    return Line(text, dict(_LOOKS.get(row.verdict, {})))
+
+
+def _in_words(row: Row) -> str:
+    _, before, after, change, interval, verdict = _cells(row)
+    text = f"{before} -> {after}"
+    if row.change is not None:
+        text += f", {change}"
+    if row.ci95 is not None:
+        text += f" (95% interval {interval})"
+    return f"{text}, {verdict}" if verdict else text
 
 
 def _value(row: Row, value: float | None) -> str:
     if value is None:
         return _NOTHING
     unit = MEASURES[row.name].unit
-    return rate(value) if unit == "share" else duration(value) if unit == "ms" else f"{value:.1f}"
+    return rate(value) if unit == "share" else duration(value) if unit == "ms" else f"{amount(value, 1)}/s"
 
 
 def _change(row: Row, value: float | None) -> str:
     """Return a change with its sign; that of a rate in percentage points."""
     if value is None:
         return _NOTHING
-    sign = "-" if value < 0 else "+"
+    sign = "-" if value < 0 else "+" if value else ""
     unit = MEASURES[row.name].unit
     if unit == "share":
-        return f"{sign}{abs(value) * 100:.1f} pp"
-    return f"{sign}{duration(abs(value)) if unit == 'ms' else f'{abs(value):.1f}'}"
+        points = abs(value) * 100
+        return f"{sign}{points:.0f} pp" if points in {0, 100} else f"{sign}{points:.1f} pp"
+    return f"{sign}{duration(abs(value)) if unit == 'ms' else f'{amount(abs(value), 1)}/s'}"
 
 
 def _tests(tests: Flips, width: int) -> Iterator[Line]:
-    counts = [f"{tests.in_both} in both ({tests.failures_after} failed, {tests.failures_before} before)"]
-    counts += [f"{len(getattr(tests, name))} {text}" for name, text in _LISTS if getattr(tests, name)]
-    counts += [f"{len(nodeids)} {name}" for name, nodeids in (("new", tests.new), ("gone", tests.gone)) if nodeids]
-    yield from _wrapped(f"{'tests':<{_LABEL}}", ", ".join(counts), width)
+    left_out = f"; {amount(tests.left_out)} left out, since lost in a run" if tests.left_out else ""
+    failed = f"{amount(tests.failures_after)} failed, {amount(tests.failures_before)} before"
+    counts = [f"{amount(tests.in_both)} in both ({failed}{left_out})"]
+    counts += [f"{amount(len(getattr(tests, name)))} {text}" for name, text in _LISTS if getattr(tests, name)]
+    counts += [f"{amount(len(ids))} {name}" for name, ids in (("new", tests.new), ("gone", tests.gone)) if ids]
+    yield from _wrapped("tests", ", ".join(counts), width)
     for name, text in (*_LISTS, ("changed", "changed")):
         yield from _named(
             text, [_flip(flip) for flip in getattr(tests, name)], _LOOKS["worse"] if name == "failed" else None
@@ -120,18 +149,27 @@ def _named(label: str, names: Sequence[str], markup: Mapping[str, bool] | None =
         text = printable(name).encode("ascii", "backslashreplace").decode()
         yield Line(f"  {label:<{_LABEL - 2}}{text}", dict(markup or {}))
     if len(names) > _SHOWN:
-        yield Line(f"  {'':<{_LABEL - 2}}and {len(names) - _SHOWN} more (--json has all)")
+        yield Line(f"  {'':<{_LABEL - 2}}and {amount(len(names) - _SHOWN)} more (--json has all)")
 
 
-def _wrapped(label: str, text: str, width: int, markup: Mapping[str, bool] | None = None) -> Iterator[Line]:
-    if not text:
-        return
-    below = " " * len(label)
-    for line in textwrap.wrap(printable(text), width, initial_indent=label, subsequent_indent=below):
+def _wrapped(
+    label: str, text: str, width: int, markup: Mapping[str, bool] | None = None, column: int = _LABEL
+) -> Iterator[Line]:
+    """Yield a label and its text, further lines of the text below its first."""
+    wrapped = textwrap.wrap(
+        printable(text), width, initial_indent=f"{label:<{column}}", subsequent_indent=" " * column,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    for line in wrapped:
         yield Line(printable(line), dict(markup or {}))  # a long word may be broken before what CI takes for a command
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
+    """Return a setting's value; one that is a number with decimals is a share or a time in seconds."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return percent(value) if name == "max_error_rate" else f"{value:g} s"
     if isinstance(value, list):
         return printable(", ".join(map(str, value)), _LONGEST) or "none"
     return "none" if value in (None, "") else printable(value, _LONGEST)

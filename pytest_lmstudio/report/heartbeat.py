@@ -63,6 +63,11 @@ class Heartbeat:
         self._newest_ts: object = None
         self._heard_s = 0.0
 
+    @property
+    def in_flight(self) -> int:
+        """Return how many requests have had no answer yet."""
+        return len(self._in_flight)
+
     def take(self, event: Event, now_s: float) -> None:
         """Count an event that is heard of at `now_s`, seconds of any clock that only goes on."""
         name, self._newest_ts, self._heard_s = event["event"], event.get("ts"), now_s

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.record.diagnosis import HINTS
-from pytest_lmstudio.record.gate import percent
+from pytest_lmstudio.record.gate import fate, percent
 from pytest_lmstudio.report import figures
 from pytest_lmstudio.text import printable
 
@@ -96,8 +96,8 @@ def _verdict(report: Report) -> str:
     gate, calls, rates = report["gate"], report["calls"], report["rates"]
     text = str(gate["reason"])
     if gate["failed"] is False and calls["sent"]:
-        lost = f"{figures.rate(rates['error_rate'])} of {figures.counted(calls['sent'], 'call')} lost"
-        text = f"{lost}, limit {percent(gate['max_error_rate'])}"
+        share = f"{figures.rate(rates['error_rate'])} of {figures.counted(calls['sent'], 'call')}"
+        text = f"{share} {fate(report['errors_by_category'])}, limit {percent(gate['max_error_rate'])}"
     ends = rates["error_rate_ci95"]
     return f"{text} (95% interval {figures.interval(ends)})" if ends and gate["failed"] is not None else text
 
@@ -111,7 +111,7 @@ def _rates(report: Report) -> Iterator[tuple[str, ...]]:
     rates, limit, tests = report["rates"], percent(report["gate"]["max_error_rate"]), report["tests"]
     ends = rates["error_rate_ci95"]
     likely = f" ({figures.interval(ends)})" if ends else ""
-    yield "Error rate: calls lost", figures.rate(rates["error_rate"]) + likely, limit
+    yield "Error rate: calls without answer", figures.rate(rates["error_rate"]) + likely, limit
     yield "LM tests lost", figures.amount(tests["lm_error"]), limit
     yield "Disconnected attempts", figures.rate(rates["disconnect_rate"]), ""
     yield "First attempts that failed", figures.rate(rates["first_attempt_failure_rate"]), ""

@@ -51,6 +51,14 @@ class Narrator:
                 self._told.add(model)
                 yield f"{_WHO} loading {model} ..."
 
+    @staticmethod
+    def interrupted(in_flight: int, limit_s: float) -> str:
+        """Return what is said when the run is interrupted, while requests are in flight that get some seconds more."""
+        calls, them = figures.counted(in_flight, "call"), "it" if in_flight == 1 else "them"
+        has = "has" if in_flight == 1 else "have"
+        left = figures.duration(limit_s * 1000)
+        return f"{_WHO} interrupted, {calls} in flight {has} {left} to end; Ctrl-C ends {them} now"
+
     def _loaded(self, event: Event, now_s: float) -> Iterator[str]:
         model = _name(event)
         since_s = self._loading_since_s.pop(model, now_s)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 TITLE = "LM Studio calls"
 _MOST_CALLS = 20
 _TEXT_CHARS = 2000
+#: So much of a prompt is shown when all that was wrong with it was its length.
+_LONG_PROMPT_CHARS = 200
 _MOST_INPUTS = 3
 
 
@@ -31,8 +33,9 @@ def render(calls: Iterable[Call]) -> str:
 
 def _call(number: int, call: Call) -> Iterator[str]:
     yield f"call {number}: {printable(call.request.model or '(no model)', limit=100)}, {_outcome(call)}"
+    too_long = call.error is not None and call.error.kind == "context_overflow"
     for label, text in asked(call):
-        yield from _labelled(label, text)
+        yield from _labelled(label, text, _LONG_PROMPT_CHARS if too_long else _TEXT_CHARS)
     for attempt in call.attempts:
         yield f"  attempt {attempt.number}: {_attempt(attempt)}"
     for label, text in answered(call):
@@ -77,10 +80,10 @@ def _attempt(attempt: Attempt) -> str:
     return f"{waited}{attempt.kind} ({attempt.phase}) after {figures.duration(attempt.latency_ms)}: {attempt.message}"
 
 
-def _labelled(label: str, text: str) -> Iterator[str]:
-    shown = [printable(line, limit=_TEXT_CHARS) for line in text[:_TEXT_CHARS].splitlines() or [""]]
-    if len(text) > _TEXT_CHARS:
-        shown.append(f"... ({len(text) - _TEXT_CHARS} more characters)")
+def _labelled(label: str, text: str, limit: int = _TEXT_CHARS) -> Iterator[str]:
+    shown = [printable(line, limit=limit) for line in text[:limit].splitlines() or [""]]
+    if len(text) > limit:
+        shown.append(f"... ({figures.counted(len(text) - limit, 'more character')})")
     yield f"  {printable(label, limit=20)}: {shown[0]}"
     for line in shown[1:]:
         yield f"    {line}"

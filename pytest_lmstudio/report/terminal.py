@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.record.diagnosis import HINTS
-from pytest_lmstudio.record.gate import percent
+from pytest_lmstudio.record.gate import fate, percent
+from pytest_lmstudio.record.history import UNKNOWN_MODEL
 from pytest_lmstudio.report.figures import amount, counted, duration, interval, rate
 from pytest_lmstudio.text import printable
 
@@ -97,7 +98,8 @@ def _verdict(report: Mapping[str, Any], width: int) -> Iterator[Line]:
     elif not calls["sent"]:
         yield from _wrapped("", f"gate passed: {gate['reason']}", width, _GREEN)
     else:
-        lost = f"{rate(report['rates']['error_rate'])} of {counted(calls['sent'], 'call')} lost, limit {limit}"
+        share = f"{rate(report['rates']['error_rate'])} of {counted(calls['sent'], 'call')}"
+        lost = f"{share} {fate(report['errors_by_category'])}, limit {limit}"
         yield from _wrapped("", f"gate passed: {lost} ({likely})", width, _YELLOW if calls["failed"] else _GREEN)
 
 
@@ -215,10 +217,10 @@ def _server(report: Mapping[str, Any]) -> str:
     """Return address, version and the models asked, with what is known of each."""
     server = report["server"]
     known = {model["id"]: model for model in server["models"]}
-    version = f" ({server['kind'] or 'server'} {server['version']})" if server["version"] else ""
-    return ", ".join(
-        [f"{server['url']}{version}", *(_model(known.get(name, {"id": name})) for name in report["by_model"])]
-    )
+    kind = server["kind"] or "server"
+    asked = [name for name in report["by_model"] if name != UNKNOWN_MODEL]
+    software = f" ({kind} {server['version']})" if server["version"] else " (llama.cpp)" * (kind == "llama.cpp")
+    return ", ".join([f"{server['url']}{software}", *(_model(known.get(name, {"id": name})) for name in asked)])
 
 
 def _model(model: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_lmstudio.records import Endpoint, Request
 
 #: How long a list of models may take, and how often a server that is still starting is asked for it.
-_LIST_TIMEOUT_S = 10.0
+LIST_TIMEOUT_S = 10.0
 _ASK_AGAIN_S = 0.5
 #: How long a server that says it is loading is waited for, and a model that was lost.
 _LOADING_S = 60.0
@@ -49,6 +49,7 @@ class Preflight:
         limit: requests that may be in flight at once.
         log: writes an event.
         clean: takes secrets and control characters out of a text from outside.
+        list_timeout_s: how long a list of models may take.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Preflight:
         limit: int,
         log: Callable[..., None],
         clean: Callable[[str], str],
+        list_timeout_s: float = LIST_TIMEOUT_S,
     ) -> None:
         self._transport = transport
         self._shared = shared
@@ -67,6 +69,7 @@ class Preflight:
         self._limit = limit
         self._log = log
         self._clean = clean
+        self._list_timeout_s = list_timeout_s
         self._info: ServerInfo | None = None
         self._ready: set[str] = set()
 
@@ -120,7 +123,7 @@ class Preflight:
         until_s = time.monotonic() + _LOADING_S
         while time.monotonic() < until_s:
             try:
-                status, body = await get_json(self._transport, "/v1/models", _LIST_TIMEOUT_S)
+                status, body = await get_json(self._transport, "/v1/models", self._list_timeout_s)
             except AttemptFailed:
                 status, body = 0, None
             listed = dialects.from_openai(body) if status == _OK else None
@@ -163,12 +166,12 @@ class Preflight:
         """Return what the server is, and whether it says that it is still loading."""
         url = self._transport.url
         for path, read in (("/api/v1/models", dialects.from_v1), ("/api/v0/models", dialects.from_v0)):
-            status, body = await get_json(self._transport, path, _LIST_TIMEOUT_S)
+            status, body = await get_json(self._transport, path, self._list_timeout_s)
             if status == _OK and (models := read(body)) is not None:
                 return ServerInfo(url, reachable=True, kind="lmstudio", models=models), False
             if status in {401, 403}:
                 return self._unlisted(status, body), False
-        status, body = await get_json(self._transport, "/v1/models", _LIST_TIMEOUT_S)
+        status, body = await get_json(self._transport, "/v1/models", self._list_timeout_s)
         models = dialects.from_openai(body) if status == _OK else None
         if models is None:
             return self._unlisted(status, body), status == _UNAVAILABLE
@@ -178,12 +181,13 @@ class Preflight:
 
     async def _llama_cpp(self, models: tuple[ModelInfo, ...]) -> ServerInfo:
         """Return the facts of a llama.cpp server, which tells its slots apart from its models."""
-        _, props = await get_json(self._transport, "/props", _LIST_TIMEOUT_S)
+        _, props = await get_json(self._transport, "/props", self._list_timeout_s)
         props = props if isinstance(props, dict) else {}
         slots, build = props.get("total_slots"), props.get("build_info")
         if isinstance(slots, int) and slots > 0:
             models = tuple(ModelInfo(m.id, m.type, m.loaded, m.quantization, m.context_length, slots) for m in models)
-        version = printable(build, limit=100) if isinstance(build, str) else None
+        known = isinstance(build, str) and not build.endswith("unknown")  # "b0-unknown" is built from no release
+        version = printable(build, limit=100) if known else None
         return ServerInfo(self._transport.url, reachable=True, version=version, kind="llama.cpp", models=models)
 
     def _unlisted(self, status: int, body: object) -> ServerInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ from pytest_lmstudio.engine.shared import Shared
 from pytest_lmstudio.engine.transport import Transport
 from pytest_lmstudio.records import CallOptions, Request
 from pytest_lmstudio.server import models as dialects
-from pytest_lmstudio.server.preflight import Preflight, only_model_of
+from pytest_lmstudio.server.preflight import LIST_TIMEOUT_S, Preflight, only_model_of
 from pytest_lmstudio.text import printable, redact
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 GREETING = "/lmstudio-greeting"
 #: A server that is there answers these from memory.
 _PAGE_S = 5.0
+_LEAST_PAGE_S = 1.0
 _OK, _REFUSED = 200, frozenset({401, 403})
 _LONGEST = 300
 
@@ -70,15 +72,24 @@ class Probe:
         url: base URL.
         token: the API token, or None.
         wait_s: how long to wait for a server that is still starting.
+        timeout_s: how long an answer may take that is no generation, at least 1 s; it has limits of its own, too.
     """
 
-    def __init__(self, url: str, token: str | None, *, wait_s: float = 0.0) -> None:
+    def __init__(self, url: str, token: str | None, *, wait_s: float = 0.0, timeout_s: float = math.inf) -> None:
         self.url = url
         self._token = token
+        patience_s = max(timeout_s, _LEAST_PAGE_S)
+        self._page_s = min(_PAGE_S, patience_s)
         self._loop = Loop()
         self._transport = Transport(url, token)
         self._preflight = Preflight(
-            self._transport, Shared(None, 1), wait_s=wait_s, limit=1, log=_leave_no_trace, clean=self._clean
+            self._transport,
+            Shared(None, 1),
+            wait_s=wait_s,
+            limit=1,
+            log=_leave_no_trace,
+            clean=self._clean,
+            list_timeout_s=min(LIST_TIMEOUT_S, patience_s),
         )
 
     def __enter__(self) -> Self:
@@ -112,7 +123,7 @@ class Probe:
     def page(self, path: str) -> Page | Failure:
         """Return what a GET brings."""
         try:
-            return self._loop.run(get(self._transport, path, _PAGE_S))
+            return self._loop.run(get(self._transport, path, self._page_s))
         except AttemptFailed as failed:
             return self._safe(failed.failure)
 

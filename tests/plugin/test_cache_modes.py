@@ -87,7 +87,37 @@ def test_offline_without_a_remembered_model_says_to_name_one(suite: Suite) -> No
     suite.write("def test_it(lm): lm('one')")
     ran = suite.run("-n0", "--lmstudio-cache=offline")
     assert ran.summary == "1 failed"
-    assert "name --lmstudio-model" in ran.named("gen_error")[0]["message"]
+    assert ran.named("gen_error")[0]["message"] == (
+        "the model is not known, since none is remembered for this address; name --lmstudio-model "
+        "(`pytest-lmstudio cache stats` lists those of the cache)"
+    )
+    assert [row["symptom"] for row in ran.report["diagnosis"]] == [
+        "it is not known which model the offline cache is asked for"
+    ]
+    assert suite.server.all_requests == []
+
+
+def test_offline_a_model_that_nobody_asked_has_nothing_of_the_test(suite: Suite) -> None:
+    suite.write("def test_it(lm): lm('one')")
+    ran = suite.run("-n0", "--lmstudio-cache=offline", "--lmstudio-model=nobody")
+    assert [row["symptom"] for row in ran.report["diagnosis"]] == ["tests were never recorded in the offline cache"]
+
+
+def test_offline_the_list_of_models_is_refused_in_words_of_its_own(suite: Suite) -> None:
+    suite.write("""
+        import pytest
+        from pytest_lmstudio import LMCacheMissError
+        def test_it(lm):
+            with pytest.raises(LMCacheMissError) as raised: lm.models()
+            print(raised.value)
+    """)
+    ran = suite.run("-n0", "-s", "--lmstudio-cache=offline")
+    assert ran.summary == "1 passed"
+    assert (
+        f"[cache_miss] models() asks the server at {suite.server.url}, and with --lmstudio-cache=offline nobody does; "
+        "a list of models is never recorded: name the model with --lmstudio-model, or run this test with "
+        "--lmstudio-cache=readwrite"
+    ) in ran.out
     assert suite.server.all_requests == []
 
 

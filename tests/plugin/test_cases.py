@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.plugin.suite import ALONE, NO_XDIST, WORKERS
-from tests.standin import close_before_headers, endless_stream, reply, status
+from tests.standin import close_before_headers, endless_stream, reply, status, unexpected_endpoint
 
 if TYPE_CHECKING:
     from tests.plugin.suite import Suite
@@ -131,7 +132,7 @@ def test_cases_are_answered_from_the_cache(suite: Suite) -> None:
 def test_a_case_that_is_not_in_the_cache_is_told_offline(suite: Suite) -> None:
     write(suite, ["one"])
     ran = suite.run("-n0", "--lmstudio-cache=offline", "--lmstudio-model=test-model")
-    assert ran.summary == "1 error"
+    assert ran.summary == "1 failed"
     assert "[cache_miss]" in ran.out
 
 
@@ -344,3 +345,57 @@ def test_workers_that_other_tests_used_too_are_not(suite: Suite, other: str) -> 
     write(suite, ["one", "two"], f"{SUITE}{mark}    {other}\n")
     ran = suite.run("-n2")
     assert HINT not in [row["symptom"] for row in ran.report["diagnosis"]]
+
+
+REFUSED = """
+    import pytest
+    @pytest.mark.llm_cases("cases.jsonl", prompt="Say {word}.", id="word")
+    def test_declared(reply): assert reply
+    def test_asks(lm): lm("Say bad.", cache=False)
+    @pytest.fixture
+    def asked(lm): return lm("Say bad.", cache=False)
+    def test_own_fixture(asked): pass
+"""
+
+
+@pytest.mark.parametrize("way", [ALONE, WORKERS], ids=["n0", "n2"])
+@pytest.mark.parametrize(
+    ("kind", "args"),
+    [
+        ("wrong_url", ()),
+        ("cache_miss", ("--lmstudio-cache=offline", "--lmstudio-model=test-model")),
+        ("disconnect", ("--lmstudio-on-error=fail", "--lmstudio-retries=0")),
+    ],
+    ids=["wrong url", "offline", "on-error fail"],
+)
+def test_a_case_without_answer_fails_as_a_test_does_that_asks(
+    suite: Suite, kind: str, args: tuple[str, ...], way: tuple[str, ...]
+) -> None:
+    step = close_before_headers() if kind == "disconnect" else unexpected_endpoint()
+    suite.server.when(lambda request: "bad" in request.text, step)
+    write(suite, ["bad"], REFUSED)
+    ran = suite.run(*way, "-v", *args)
+    assert ran.words == {
+        "test_declared[bad]": {"FAILED"}, "test_asks": {"FAILED"}, "test_own_fixture": {"ERROR"},
+    }  # fmt: skip
+    assert ran.outcomes == {"failed": 2, "error": 1}
+    title = re.search(r"^_+ test_declared\[bad\] _+$", ran.out, re.MULTILINE)
+    assert title is not None
+    shown = [line for line in ran.out[title.end() :].split("\n")[1:4] if not line.startswith("[gw")]
+    assert shown[0].startswith(f"[{kind}] the server at {suite.server.url} ")
+    assert shown[1].strip("-") == " LM Studio calls "
+
+
+def test_what_happens_in_the_setup_of_a_case_is_an_error(suite: Suite) -> None:
+    write(
+        suite,
+        ["good"],
+        """
+        import pytest
+        @pytest.fixture
+        def breaks(reply): raise ValueError("mine")
+        @pytest.mark.llm_cases("cases.jsonl", prompt="Say {word}.", id="word")
+        def test_it(reply, breaks): pass
+        """,
+    )
+    assert suite.run("-n0", "-v").words == {"test_it[good]": {"ERROR"}}

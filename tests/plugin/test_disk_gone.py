@@ -81,4 +81,4 @@ def test_a_failed_gate_stays_one_when_its_evidence_is_deleted(suite: Suite, way:
     """)
     ran = suite.run_apart(*way, "--dist=loadfile")
     assert (ran.ret, ran.summary) == (1, "2 passed")
-    assert ran.section[0].startswith("gate FAILED: error rate 100.0% (1 of 1 calls lost)"), ran.out
+    assert ran.section[0].startswith("gate FAILED: error rate 100% (1 of 1 call failed)"), ran.out

@@ -87,7 +87,7 @@ def test_a_caught_error_counts_in_the_rate(suite: Suite, way: tuple[str, ...]) -
     """)
     ran = suite.run(*way, *LOSES)
     assert (ran.ret, ran.summary) == (1, "1 passed")
-    assert ran.report["gate"]["reason"] == "error rate 100.0% (1 of 1 calls lost) is above the limit of 5%"
+    assert ran.report["gate"]["reason"] == "error rate 100% (1 of 1 call lost) is above the limit of 5%"
 
 
 @TWO_WAYS

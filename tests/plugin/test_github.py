@@ -85,11 +85,11 @@ def test_a_failed_gate_is_an_error_of_its_own(suite: Suite, summary: Path, way: 
     assert ran.ret == 1
     gate, lost = annotated(ran)
     assert gate == (
-        "::error title=LM Studio%3A gate failed::error rate 100.0%25 (1 of 1 calls lost) is above the limit of 5%25; "
-        "100.0%25 of the LM tests lost (1 of 1) is above the limit of 5%25"
+        "::error title=LM Studio%3A gate failed::error rate 100%25 (1 of 1 call lost) is above the limit of 5%25; "
+        "100%25 of the LM tests lost (1 of 1) is above the limit of 5%25"
     )
     assert lost.startswith("::warning ")
-    assert summary.read_text("utf-8").startswith("## LM Studio: gate FAILED\n\n**error rate 100.0% (1 of 1 calls lost)")
+    assert summary.read_text("utf-8").startswith("## LM Studio: gate FAILED\n\n**error rate 100% (1 of 1 call lost)")
 
 
 def test_without_github_there_are_no_annotations(suite: Suite) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.plugin.suite import ALONE, NO_XDIST, WORKERS
 from tests.plugin.terminal import Screen, run
-from tests.standin import echo, html_500
+from tests.standin import echo, hang, html_500
 
 if TYPE_CHECKING:
     from tests.plugin.suite import Ran, Suite
@@ -210,8 +210,10 @@ def test_an_interrupt_takes_the_line_away_first(suite: Suite) -> None:
             threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
             lm("a prompt")
     """)
-    suite.server.default = echo(delay_s=4)
+    suite.server.default = hang()
     watched = Watched(suite, "-n0")
     assert watched.ret == 2
     assert watched.beats
-    assert [row for row in watched.screens[-1] if row.startswith("LM Studio:")] == []
+    assert [row for row in watched.screens[-1] if row.startswith("LM Studio:")] == [
+        "LM Studio: interrupted, 1 call in flight has 5 s to end; Ctrl-C ends it now"
+    ]

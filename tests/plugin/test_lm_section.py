@@ -108,5 +108,5 @@ def test_long_texts_are_cut_and_many_calls_left_out(suite: Suite) -> None:
     """)
     (shown,) = sections(suite.run("-n0").out)
     assert shown.startswith("(the last 20 of 25 calls)\ncall 6: ")
-    assert "... (1000 more characters)" in shown
+    assert "... (1,000 more characters)" in shown
     assert len(shown) < 20 * 4500

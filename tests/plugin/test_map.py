@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 EVERYWHERE = pytest.mark.parametrize("args", [ALONE, WORKERS, NO_XDIST], ids=["n0", "n2", "no-xdist"])
 
 
-def slow_ones(suite: Suite) -> None:
-    """Let the prompt ``slow`` be answered only when ``go`` is asked."""
+def answer_after(suite: Suite, prompt: str, answer: str, *others: str) -> None:
+    """Let a prompt be answered only when others have been asked."""
 
     async def act(exchange: Exchange) -> None:
-        while not any(received.text == "go" for received in suite.server.requests):
+        while not set(others) <= {received.text for received in suite.server.requests}:
             await exchange.sleep(0.01)
-        await say(exchange, Answer("late"))
+        await say(exchange, Answer(answer))
 
-    suite.server.when(lambda r: r.text == "slow", Step("slow", act))
+    suite.server.when(lambda r: r.text == prompt, Step(prompt, act))
 
 
 @EVERYWHERE
 def test_replies_come_as_they_complete(suite: Suite, args: tuple[str, ...]) -> None:
-    slow_ones(suite)
+    answer_after(suite, "slow", "late", "go")
     suite.write("""
         def test_it(lm):
             asked = lm.map(["slow", "a", "b"], as_completed=True)
@@ -120,15 +120,16 @@ def test_the_first_failure_is_raised_when_all_others_have_come(suite: Suite, arg
 )
 def test_what_is_left_is_cancelled_and_abandoned(suite: Suite, leaves: str) -> None:
     suite.server.default = hang()
-    suite.server.when(lambda r: r.text == "a", reply("x"))
+    answer_after(suite, "a", "x", "b", "c")
     suite.write(
         'kept = []\ndef test_it(lm):\n    asked = lm.map(["b", "a", "c"], as_completed=True)\n'
         f"    {leaves}\n    assert index == 1\ndef test_next(lm): assert lm('a', cache=False) == 'x' or True\n"
     )
     ran = suite.run("-n0", "--lmstudio-concurrency=3")
     assert ran.outcomes == ({"passed": 1, "failed": 1} if "False" in leaves else {"passed": 2})
-    suite.server.wait_for(lambda: suite.server.in_flight == 0)
+    suite.server.wait_for(lambda: suite.server.in_flight == 0, 60)
     assert ran.report["calls"] | {"total": 4, "sent": 2, "ok": 2, "abandoned": 2} == ran.report["calls"]
+    assert [event["attempt"] for event in ran.named("gen_abandoned")] == [1, 1]
 
 
 def test_an_answer_that_came_and_was_not_taken_is_abandoned(suite: Suite) -> None:
@@ -200,7 +201,7 @@ def test_a_wait_that_is_cut_off_gives_its_places_back(suite: Suite) -> None:
 
 @LOOPS
 def test_async_replies_come_as_they_complete(suite: Suite, loop: str) -> None:
-    slow_ones(suite)
+    answer_after(suite, "slow", "late", "go")
     suite.server.when(lambda r: r.text == "lost", close_before_headers())
     ran = run_async(suite, loop, """
 async def test_it(alm):
@@ -246,7 +247,7 @@ async def test_forgets(alm):
     assert (await anext(left[0]))[0] == 1
 """, "--lmstudio-concurrency=3")  # fmt: skip
     assert ran.summary == "3 passed", ran.out
-    suite.server.wait_for(lambda: suite.server.in_flight == 0)
+    suite.server.wait_for(lambda: suite.server.in_flight == 0, 60)
     assert ran.report["calls"] | {"total": 9, "sent": 3, "ok": 3, "abandoned": 6} == ran.report["calls"]
 
 
@@ -261,5 +262,5 @@ async def test_cancels(alm):
     assert scope.cancelled_caught
 """)  # fmt: skip
     assert ran.summary == "1 passed"
-    suite.server.wait_for(lambda: suite.server.in_flight == 0)
+    suite.server.wait_for(lambda: suite.server.in_flight == 0, 60)
     assert ran.report["calls"] | {"total": 2, "sent": 0, "abandoned": 2} == ran.report["calls"]

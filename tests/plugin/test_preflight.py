@@ -99,7 +99,7 @@ def test_no_model_named_and_not_one_loaded(suite: Suite, models: list[Model], te
     assert (ran.ret, ran.summary) == (1, "1 failed")
     (error,) = ran.named("gen_error")
     assert (error["error_kind"], error["error_category"], error["message"]) == ("no_model", "other", text)
-    assert f"[no_model] the server at {suite.server.url} has no such model: {text}; load one with `lms load`" in ran.out
+    assert f"[no_model] the server at {suite.server.url} has no such model: {text}; name one that it has" in ran.out
     assert suite.server.requests == []
 
 

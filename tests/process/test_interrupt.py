@@ -126,6 +126,54 @@ def test_a_second_interrupt_stops_at_once_and_still_reports(
     assert len(server.requests) == 4
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("way", [("-n0", "-k", "more"), WORKERS], ids=["n0", "n2"])
+def test_an_interrupt_says_what_is_waited_for_while_that_can_be_ended(
+    tmp_path: Path, server: StandIn, way: tuple[str, ...], number: int
+) -> None:
+    source, shown = PATIENT + dedent(MANY).replace("slow", "hang"), tmp_path / "shown"
+    told = "\nLM Studio: interrupted, 4 calls in flight have 5 s to end; Ctrl-C ends them now\n"
+    with (
+        shown.open("wb") as out,
+        Apart(tmp_path, source, server.url, "--lmstudio-concurrency=4", *way, out=out.fileno()) as run,
+    ):
+        server.wait_for(lambda: server.in_flight == 4, 30)
+        run.signal(number)
+        run.wait_until(lambda: told in shown.read_text("utf-8"))
+        assert server.in_flight == 4
+        time.sleep(0.2)  # a stop signal that comes again at once is the same one
+        run.signal(number)
+        run.wait()
+        run.wait_until_gone()
+    assert shown.read_text("utf-8").count("LM Studio: interrupted") == 1
+
+
+@pytest.mark.parametrize("way", [("-n0",), WORKERS], ids=["n0", "n2"])
+def test_an_interrupt_that_waits_for_nothing_says_nothing(
+    tmp_path: Path, server: StandIn, way: tuple[str, ...]
+) -> None:
+    source = """
+        import time
+        def test_asks(lm): lm("hello")
+        def test_sleeps(lm):
+            lm("there")
+            time.sleep(60)
+    """
+    with Apart(tmp_path, source, server.url, *way) as run:
+        run.wait_until(lambda: sum(map(answered, tmp_path.glob(".lmstudio/runs/*/events.jsonl"))) == 2)
+        run.signal(signal.SIGINT)
+        ran = run.wait()
+        run.wait_until_gone()
+    assert ran.ret == 2
+    assert "gate not judged: the run was interrupted" in ran.section
+    assert "LM Studio: interrupted" not in ran.out
+
+
+def answered(log: Path) -> int:
+    """Return how many calls a log has answers of."""
+    return log.read_text("utf-8").count('"gen_success"')
+
+
 @pytest.mark.parametrize("way", [("-n0", "-k", "more"), ("-n2",)], ids=["n0", "n2"])
 def test_ctrl_c_again_and_again_ends_the_run(tmp_path: Path, server: StandIn, way: tuple[str, ...]) -> None:
     with Apart(tmp_path, MANY, server.url, *way) as run:

@@ -394,3 +394,34 @@ def test_whoever_asked_for_silence_gets_it(monkeypatch: pytest.MonkeyPatch, stdo
     assert stdout.written.wait(30)
     end(loop)
     assert stdout.text == SAID
+
+
+# -- an interrupt ----------------------------------------------------------------------------------
+
+
+def interrupted(log: EventWriter, *, dist: str = "load") -> None:
+    it = Announcer(lambda: log.path)
+    loop = it.pytest_runtestloop(session(Reporter(), dist=dist))
+    next(loop)
+    it.interrupted(5.0)
+    with pytest.raises(KeyboardInterrupt):
+        loop.throw(KeyboardInterrupt())
+    assert followers() == []
+
+
+def test_an_interrupt_tells_of_the_requests_in_flight(stdout: Told, log: EventWriter) -> None:
+    log.write("gen_request", call_id="a", nodeid="t.py::test", worker="gw0")
+    log.write("gen_request", call_id="b", nodeid="t.py::test", worker="gw1")
+    log.write("gen_request", call_id="c", nodeid="t.py::test", worker="gw1")
+    log.write("gen_success", call_id="b", latency_ms=3.0)
+    log.write("gen_error", call_id="d", attempt=0, error_kind="cancelled")
+    interrupted(log)
+    assert stdout.text == "LM Studio: interrupted, 2 calls in flight have 5 s to end; Ctrl-C ends them now\n"
+
+
+def test_an_interrupt_that_nothing_waits_for_is_not_told(stdout: Told, log: EventWriter) -> None:
+    log.write("gen_request", call_id="a", nodeid="t.py::test", worker="gw0")
+    log.write("gen_error", call_id="a", attempt=1, error_kind="timeout", retry_in_ms=5000)
+    interrupted(log)
+    interrupted(log, dist="no")  # nobody has made a call
+    assert stdout.text == ""

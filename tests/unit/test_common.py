@@ -99,7 +99,7 @@ def test_a_folder_of_another_name_stays(parent: Path, name: str) -> None:
 
 
 def test_a_young_folder_stays(parent: Path) -> None:
-    folder = left(parent, age_s=30)
+    folder = left(parent, age_s=2)
     sweep(parent)
     assert folder.is_dir()
 

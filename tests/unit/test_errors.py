@@ -45,8 +45,8 @@ TABLE = [
     Kind("server_error", "network", "yes", NETWORK, "failed inside: said; look in the server's log"),
     Kind(
         "model_lost", "network", "yes", NETWORK,
-        "lost the model while it answered: said; load the model once before the run (`lms load`) and use one model at "
-        "a time; see the server's log for a crash",
+        "lost the model while it answered: said; load the model once before the run (LM Studio: `lms load`) and use "
+        "one model at a time; see the server's log for a crash",
     ),
     Kind(
         "invalid_response", "network", "yes", NETWORK,
@@ -75,7 +75,8 @@ TABLE = [
     ),
     Kind(
         "no_model", "other", "no", (errors.LMRequestError, ValueError),
-        "has no such model: said; load one with `lms load`, or name one with --lmstudio-model",
+        "has no such model: said; name one that it has with --lmstudio-model, or load one first "
+        "(LM Studio: `lms load`)",
     ),
     Kind(
         "wrong_model", "other", "no", (errors.LMRequestError, ValueError),
@@ -97,7 +98,7 @@ TABLE = [
     ),
     Kind(
         "cancelled", "network", "no", NETWORK,
-        "was not waited for: said; the run was interrupted; run it again (what was answered comes from the cache)",
+        "was not waited for: said; run it again (what was answered comes from the cache)",
     ),
 ]  # fmt: skip
 EVERY_KIND = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)

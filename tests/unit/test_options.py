@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import tempfile
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
 
@@ -233,3 +237,35 @@ def test_settings_travel_as_plain_data(settings: Settings) -> None:
 
 def test_the_strategies_known_by_name_are_those_that_exist() -> None:
     assert tuple(retry.STRATEGIES) == options.STRATEGIES
+
+
+@pytest.mark.parametrize("name", ["dir", "report"])
+def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path, name: str) -> None:
+    (tmp_path / "started-here" / "there").mkdir(parents=True)
+    place = "there/new" if name == "dir" else "there/new.json"
+    assert getattr(resolve(tmp_path, {name: place}).settings, name) == str(tmp_path / "started-here" / place)
+    assert list((tmp_path / "started-here" / "there").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "refused"), [(errno.ENOENT, True), (errno.EPERM, True), (errno.ENOSPC, False)], ids=errno.errorcode.get
+)
+def test_a_place_that_takes_nothing_is_refused_unless_it_is_only_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, refused: bool
+) -> None:
+    """As root meets it in /proc, whose permissions allow everything."""
+
+    def refuse(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    here = tmp_path / "started-here"
+    here.mkdir()
+    if not refused:
+        assert resolve(tmp_path, {"dir": "new"}).settings.dir == str(here / "new")
+        return
+    told = f"--lmstudio-dir='new' (command line): nothing can be written in {here}; name another folder"
+    with pytest.raises(pytest.UsageError, match=f"^{re.escape(told)}$"):
+        resolve(tmp_path, {"dir": "new"})
+    assert resolve(tmp_path).settings.dir == str(tmp_path / ".lmstudio")  # what nobody chose is nobody's mistake
+    assert resolve(tmp_path, {"dir": "new", "cache": "offline"}).settings.dir == str(here / "new")

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_lmstudio.engine.retry import exponential
-from pytest_lmstudio.home import KEPT_RUNS, prune
+from pytest_lmstudio.home import KEPT_RUNS, Home, prune
 from pytest_lmstudio.record.events import read_events
 from pytest_lmstudio.runtime import Identity, Runtime
 from pytest_lmstudio.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytest_lmstudio.settings import CacheMode
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -60,6 +62,22 @@ def test_opening_makes_a_private_folder_that_git_ignores(tmp_path: Path) -> None
     assert (start["pipeline_version"], start["plugin_version"], start["url"]) == ("v7", "1.2.3", "http://127.0.0.1:9")
     assert note["event"] == "note"
     assert TOKEN not in (home / "runs" / "run-5" / "events.jsonl").read_text(encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("fixed_model", "cache", "remembered"),
+    [("of-ours", "readwrite", "of-ours"), ("of-ours", "offline", None), (None, "readwrite", None)],
+)
+def test_the_model_of_a_server_of_our_own_is_remembered_when_it_was_asked(
+    tmp_path: Path, fixed_model: str | None, cache: CacheMode, remembered: str | None
+) -> None:
+    settings = Settings(url="http://127.0.0.1:9", dir=str(tmp_path), cache=cache)
+    it = Runtime(
+        settings, Identity("run-5", "main", 0, None, "1"), token=None, strategy=exponential, fixed_model=fixed_model
+    )
+    it.events.write("note")
+    it.close()
+    assert Home(str(tmp_path)).remembered_model("embedded", "chat") == remembered
 
 
 def test_a_run_is_opened_and_its_cache_counted_once_over_its_processes(tmp_path: Path) -> None:

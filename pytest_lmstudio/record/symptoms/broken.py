@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from pytest_lmstudio.record.server_log import strangers_hangups
 from pytest_lmstudio.record.symptoms.foreign import foreign_cuts
 from pytest_lmstudio.record.symptoms.look import errors_of, latencies_ms, said_in_the_log, told_of
-from pytest_lmstudio.record.symptoms.row import Row, Seen
-from pytest_lmstudio.record.symptoms.words import load_command, span, times, was
+from pytest_lmstudio.record.symptoms.row import Elsewhere, Row, Seen
+from pytest_lmstudio.record.symptoms.words import is_lmstudio, load_command, span, times, was
 
 if TYPE_CHECKING:
     from pytest_lmstudio.record.facts import AttemptFacts, Evidence
@@ -69,12 +69,14 @@ def reset_on_loopback(evidence: Evidence) -> Seen | None:
     return Seen(
         f"{len(cut)} of {all_of_them} to {host} {was(len(cut))} cut before the answer began",
         cut,
-        _other_port(host, url.port or 80),
+        _other_port(evidence, host, url.port or 80),
     )
 
 
-def reload(evidence: Evidence) -> str:
+def reload(evidence: Evidence) -> str | None:
     """Return how to begin anew with the model."""
+    if not is_lmstudio(evidence):
+        return None
     load = load_command(evidence, evidence.failures("server_error"))
     return f"update LM Studio and its runtime, and load the model anew: `lms unload --all`, then {load}"
 
@@ -91,12 +93,13 @@ def _ended(attempt: AttemptFacts) -> bool:
     return "ended before" in attempt.message
 
 
-def _other_port(host: str, port: int) -> str:
+def _other_port(evidence: Evidence, host: str, port: int) -> str:
     other = port + 1 if port < _LAST_PORT else port - 1
-    return (
-        f"except port {port} from inspection by security software; or move the server with "
-        f"`lms server start --port {other}` and use --lmstudio-url=http://{host}:{other}"
-    )
+    except_it = f"except port {port} from inspection by security software"
+    if not is_lmstudio(evidence):
+        return f"{except_it}, or start the server on another one"
+    start = f"`lms server start --port {other}`"
+    return f"{except_it}; or move the server with {start} and use --lmstudio-url=http://{host}:{other}"
 
 
 ROWS = (
@@ -114,6 +117,11 @@ ROWS = (
         "--lmstudio-concurrency=1",
         "load the model with a larger context (`lms load --context-length`), or set EVAL_CONCURRENCY=1",
         empty,
+        elsewhere=Elsewhere(
+            "the prompt's length against the context that the server was started with; the same tests with "
+            "--lmstudio-concurrency=1",
+            "start the server with a larger context, or set EVAL_CONCURRENCY=1",
+        ),
     ),
     Row(
         "what comes back is no answer of a model",
@@ -139,6 +147,7 @@ ROWS = (
         "another one",
         reset_on_loopback,
         view=True,
+        elsewhere=Elsewhere(fix="except the port from inspection, or start the server on another one"),
     ),
     Row(
         "the server fails inside",
@@ -147,5 +156,8 @@ ROWS = (
         "update LM Studio and its runtime, load the model anew; with many requests in flight lower EVAL_CONCURRENCY",
         errors_of("server_error", fix=reload, log=("crashed", "out_of_memory")),
         view=True,
+        elsewhere=Elsewhere(
+            fix="update the server, and start it anew; with many requests in flight lower EVAL_CONCURRENCY"
+        ),
     ),
 )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lmstudio.record.stats import chance_of_more
 from pytest_lmstudio.record.symptoms.look import number_in, of_models, reasons, said_in_the_log, successes, told_of
-from pytest_lmstudio.record.symptoms.row import Row, Seen
-from pytest_lmstudio.record.symptoms.words import fewer, load_command, more_time, times
+from pytest_lmstudio.record.symptoms.row import Elsewhere, Row, Seen
+from pytest_lmstudio.record.symptoms.words import fewer, is_lmstudio, load_command, more_time, times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +50,12 @@ def more_than_the_server_serves(evidence: Evidence) -> Seen | None:
     peak, timeouts = evidence.report["concurrency"]["peak_in_flight"], evidence.failures("timeout")
     if not slots or not timeouts or peak <= min(slots):
         return None
+    more = f"load the model with more parallel slots (`lms load --parallel {peak}`)"
     return Seen(
         f"up to {peak} requests were in flight, the server answers {min(slots)} at once; "
         f"{times(len(timeouts), 'attempt')} timed out{said_in_the_log(evidence, 'queued')}",
         timeouts,
-        f"{fewer(min(slots))}, or load the model with more parallel slots (`lms load --parallel {peak}`)",
+        f"{fewer(min(slots))}, or {more if is_lmstudio(evidence) else 'start the server with more parallel slots'}",
     )
 
 
@@ -120,7 +121,9 @@ def tires(evidence: Evidence) -> Seen | None:
     return Seen(
         f"the first {quarter} answers came at {before:.1f} tokens/s, the last {quarter} at {after:.1f} (medians)",
         fix=f"load the model anew between suites (`lms unload --all`, then {load_command(evidence, ended[:1])}), and "
-        "split long runs",
+        "split long runs"
+        if is_lmstudio(evidence)
+        else None,
     )
 
 
@@ -149,6 +152,7 @@ ROWS = (
         "the number of parallel predictions in the model's load settings",
         "lower EVAL_CONCURRENCY (--lmstudio-concurrency) to that number, or load the model with more parallel slots",
         more_than_the_server_serves,
+        elsewhere=Elsewhere("how many requests at once the server was started for"),
     ),
     Row(
         "failures grow with the requests in flight",
@@ -163,6 +167,10 @@ ROWS = (
         "time to first token of the long prompts, and the context length that `lms ps` shows",
         "shorten the prompts, load the model with a larger context, or lower EVAL_CONCURRENCY",
         only_long_prompts,
+        elsewhere=Elsewhere(
+            "time to first token of the long prompts, and the context that the server was started with",
+            "shorten the prompts, start the server with a larger context, or lower EVAL_CONCURRENCY",
+        ),
     ),
     Row(
         "the server asks to slow down",
@@ -181,5 +189,6 @@ HINTS = (
         "load the model anew between suites, and split long runs",
         tires,
         hint=True,
+        elsewhere=Elsewhere(fix="start the server anew between suites, and split long runs"),
     ),
 )

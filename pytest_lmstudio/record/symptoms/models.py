@@ -8,8 +8,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio.record.symptoms.look import errors_of, of_models, said_in_the_log, successes, told_of
-from pytest_lmstudio.record.symptoms.row import Row, Seen
-from pytest_lmstudio.record.symptoms.words import fewer, load_command, span, times
+from pytest_lmstudio.record.symptoms.row import Elsewhere, Row, Seen
+from pytest_lmstudio.record.symptoms.words import fewer, is_lmstudio, load_command, span, times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ _TOKENS = re.compile(
 _CHARS_PER_TOKEN = 3
 _CONTEXT_STEP = 4096
 _SHARED = re.compile("context size has been exceeded", re.IGNORECASE)
+_LESS_CONTEXT = "start the server with less context, and update it"
 _UNLOADED = re.compile("unloaded|reloaded|operation canceled", re.IGNORECASE)
 
 
@@ -52,12 +53,14 @@ def shared_context(evidence: Evidence) -> Seen | None:
         f"{times(len(found), 'error')} of kind context_overflow with up to {beside} requests in flight"
         + said_in_the_log(evidence, "context"),
         found,
-        fewer(beside // 2) + (larger if size else ""),
+        fewer(beside // 2) + (larger if size and is_lmstudio(evidence) else ""),
     )
 
 
-def cannot_load(evidence: Evidence) -> str:
+def cannot_load(evidence: Evidence) -> str | None:
     """Return commands that need less memory."""
+    if not is_lmstudio(evidence):
+        return None
     smaller = load_command(evidence, evidence.failures("out_of_memory"), " --context-length 4096")
     return f"make room with `lms unload --all`, then {smaller}; if that fails take a smaller model or quantization"
 
@@ -71,7 +74,9 @@ def engine_out_of_memory(evidence: Evidence) -> Seen | None:
     return Seen(
         f"{times(len(found), 'attempt')} broke{said_in_the_log(evidence, 'out_of_memory', 'crashed')}",
         found,
-        f"load the model with less context ({smaller}), or fewer layers on the GPU (--gpu), or take a smaller one",
+        f"load the model with less context ({smaller}), or fewer layers on the GPU (--gpu), or take a smaller one"
+        if is_lmstudio(evidence)
+        else None,
     )
 
 
@@ -84,7 +89,8 @@ def crashed(evidence: Evidence) -> Seen | None:
     told = said_in_the_log(evidence, "crashed") + (f" (exit code {', '.join(codes)})" if codes else "")
     beside = max(a.in_flight for a in found)
     smaller = f"load the model with less context ({load_command(evidence, found, ' --context-length 4096')})"
-    fix = f"{f'{fewer(beside // 2)}, ' if beside > 1 else ''}{smaller}, and update LM Studio and its runtime"
+    newer = f"{smaller}, and update LM Studio and its runtime" if is_lmstudio(evidence) else _LESS_CONTEXT
+    fix = f"{f'{fewer(beside // 2)}, ' if beside > 1 else ''}{newer}"
     return Seen(told_of(found, ("model_lost",)) + told, found, fix)
 
 
@@ -98,7 +104,9 @@ def unloaded(evidence: Evidence) -> Seen | None:
         told,
         found,
         f"load it once before the run with {load_command(evidence, found)}, which sets no time to live; use one model "
-        "at a time, and turn 'Only Keep Last JIT Loaded Model' off in the server's settings",
+        "at a time, and turn 'Only Keep Last JIT Loaded Model' off in the server's settings"
+        if is_lmstudio(evidence)
+        else None,
     )
 
 
@@ -130,7 +138,9 @@ def slow_first_request(evidence: Evidence) -> Seen | None:
     rest = latencies[1:]
     return Seen(
         f"the first answer took {span(latencies[0])}, the other {len(rest)} took {span(median(rest))} (median)",
-        fix=f"load the model before the run with {load_command(evidence, ended[:1])}, and keep it loaded",
+        fix=f"load the model before the run with {load_command(evidence, ended[:1])}, and keep it loaded"
+        if is_lmstudio(evidence)
+        else None,
     )
 
 
@@ -162,6 +172,8 @@ def _larger_context(evidence: Evidence, found: Sequence[AttemptFacts], chars: Se
         return (
             f"start llama-server with room for {size} tokens a request (-c, which its slots share), or shorten prompts"
         )
+    if not is_lmstudio(evidence):
+        return f"start the server with room for {size} tokens a request, or shorten the prompts"
     load = load_command(evidence, found, f" --context-length {size}")
     return f"load the model with room for them: {load}, or shorten them"
 
@@ -174,6 +186,10 @@ ROWS = (
         "take a smaller model or quantization, load it with a smaller context length, or unload other models with "
         "`lms unload --all`",
         errors_of("out_of_memory", fix=cannot_load, log=("out_of_memory",)),
+        elsewhere=Elsewhere(
+            "the server's log at that time, and the memory in use",
+            "take a smaller model or quantization, or start the server with less context",
+        ),
     ),
     Row(
         "the server ran out of memory while it answered",
@@ -188,6 +204,10 @@ ROWS = (
         "the context length that `lms ps` shows, against the longest prompt",
         "load the model with a larger context (`lms load --context-length`), or shorten the prompts",
         context_overflow,
+        elsewhere=Elsewhere(
+            "the context that the server was started with, against the longest prompt",
+            "start the server with a larger context, or shorten the prompts",
+        ),
     ),
     Row(
         "requests in flight use up the context that they share",
@@ -195,6 +215,7 @@ ROWS = (
         "the same tests with --lmstudio-concurrency=1",
         "lower EVAL_CONCURRENCY, or load the model with a larger context (`lms load --context-length`)",
         shared_context,
+        elsewhere=Elsewhere(fix="lower EVAL_CONCURRENCY, or start the server with a larger context"),
     ),
     Row(
         "models take turns",
@@ -203,6 +224,7 @@ ROWS = (
         "run the tests of one model after those of the other (-m, or one run for each model), or load both before "
         "the run",
         model_swaps,
+        elsewhere=Elsewhere("the server's log while the run goes on"),
     ),
     Row(
         "the model crashed while it answered",
@@ -211,6 +233,7 @@ ROWS = (
         "load the model with less context (`lms load --context-length`), and update LM Studio and its runtime",
         crashed,
         view=True,
+        elsewhere=Elsewhere(fix=_LESS_CONTEXT),
     ),
     Row(
         "the model was unloaded while it answered",
@@ -218,6 +241,7 @@ ROWS = (
         "the server's log at that time; whether tests or other programs ask for other models",
         "load it once before the run (`lms load`), use one model at a time, and switch automatic unloading off",
         unloaded,
+        elsewhere=Elsewhere(fix="use one model at a time, and let the server keep it loaded"),
     ),
 )
 
@@ -229,5 +253,10 @@ HINTS = (
         "load the model before the run with `lms load`, and keep it loaded",
         slow_first_request,
         hint=True,
+        elsewhere=Elsewhere(
+            "the same run again, with --lmstudio-cache=refresh: the first request is quick when the model is warm",
+            "let the server load the model when it starts, and keep it loaded",
+            "the server loads or warms up the model at the first request",
+        ),
     ),
 )

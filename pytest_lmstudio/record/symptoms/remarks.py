@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_lmstudio.record.symptoms.look import latencies_ms, successes
 from pytest_lmstudio.record.symptoms.row import Row, Seen
-from pytest_lmstudio.record.symptoms.words import span, times
+from pytest_lmstudio.record.symptoms.words import span, times, was
 
 if TYPE_CHECKING:
     from pytest_lmstudio.record.facts import Evidence
@@ -35,9 +35,9 @@ def unset_version(evidence: Evidence) -> Seen | None:
     cache = evidence.report["cache"]
     if evidence.run.pipeline_version or not cache["hits"] + cache["stores"]:
         return None
-    return Seen(
-        f"{cache['hits']} answers came from the cache, {cache['stores']} were stored, with an empty pipeline version"
-    )
+    hits, stores = cache["hits"], cache["stores"]
+    came = f"{times(hits, 'answer')} came from the cache, {stores} {was(stores)} stored"
+    return Seen(f"{came}, with an empty pipeline version")
 
 
 def cache_too_small(evidence: Evidence) -> Seen | None:

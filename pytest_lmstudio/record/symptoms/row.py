@@ -28,6 +28,14 @@ class Seen(NamedTuple):
     cause: str | None = None
 
 
+class Elsewhere(NamedTuple):
+    """What a row says of a server that is not LM Studio, and has none of its commands; what is empty is the same."""
+
+    check: str = ""
+    fix: str = ""
+    cause: str = ""
+
+
 class Row(NamedTuple):
     """One symptom.
 
@@ -39,6 +47,7 @@ class Row(NamedTuple):
         detect: returns what is seen of it, None when the run does not show the symptom.
         hint: whether it is a remark about a run that may well be all right.
         view: whether it is but another view of failures that rows before it may have explained.
+        elsewhere: what else it says where the server is not LM Studio.
     """
 
     symptom: str
@@ -48,3 +57,4 @@ class Row(NamedTuple):
     detect: Detect
     hint: bool = False
     view: bool = False
+    elsewhere: Elsewhere = Elsewhere()

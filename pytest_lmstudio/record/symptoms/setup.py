@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from pytest_lmstudio.errors import NOTHING_OF_THE_TEST, UNKNOWN_MODEL
 from pytest_lmstudio.record.symptoms.look import errors_of, successes, told_of
-from pytest_lmstudio.record.symptoms.row import Row, Seen
-from pytest_lmstudio.record.symptoms.words import command_name, load_command, models_of, span, times
+from pytest_lmstudio.record.symptoms.row import Elsewhere, Row, Seen
+from pytest_lmstudio.record.symptoms.words import command_name, is_lmstudio, load_command, models_of, span, times
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_lmstudio.record.facts import AttemptFacts, CallError, Evidence
 
 _SHOWN_MODELS = 3
@@ -74,13 +77,11 @@ def no_model(evidence: Evidence) -> Seen | None:
     asked = next(iter(models_of(a for a in evidence.failures("no_model"))), "")
     fix = None
     if asked in known:
-        fix = f"load it before the run with `lms load {command_name(asked)}`"
+        fix = f"load it before the run with `lms load {command_name(asked)}`" if is_lmstudio(evidence) else None
     elif known:
-        shown = ", ".join(map(command_name, known[:_SHOWN_MODELS]))
-        fix = (
-            f"name one that is there (the server lists {shown}): `lms load {command_name(known[0])}` and "
-            f"--lmstudio-model={command_name(known[0])}"
-        )
+        shown, one = ", ".join(map(command_name, known[:_SHOWN_MODELS])), command_name(known[0])
+        load = f"`lms load {one}` and " if is_lmstudio(evidence) else ""
+        fix = f"name one that is there (the server lists {shown}): {load}--lmstudio-model={one}"
     return Seen(told_of(found, ("no_model",)), found, fix)
 
 
@@ -94,6 +95,8 @@ def wrong_model(evidence: Evidence) -> Seen | None:
     load = f"load the one that is meant with {load_command(evidence, found)}"
     name = f"name the one that answers with --lmstudio-model={command_name(answered)}" if answered else ""
     ways = [load, name] if known.intersection(models_of(found)) else [name, load]
+    if not is_lmstudio(evidence):
+        ways = [name]
     return Seen(told_of(found, ("wrong_model",)), found, ", or ".join(filter(None, ways)))
 
 
@@ -101,6 +104,26 @@ def rejected(evidence: Evidence) -> str | None:
     """Return how to mend the request, as the first message tells."""
     said = next((error.message for error in evidence.errors("bad_request") if error.message), "")
     return next((fix for pattern, fix in _REJECTED if re.search(pattern, said, re.IGNORECASE)), None)
+
+
+def unknown_model(evidence: Evidence) -> Seen | None:
+    """Detect that a cache was to answer for a model that nobody named."""
+    return _missed(evidence, lambda said: said.startswith(UNKNOWN_MODEL))
+
+
+def never_recorded(evidence: Evidence) -> Seen | None:
+    """Detect that the cache has nothing of a test."""
+    return _missed(evidence, lambda said: said.startswith(NOTHING_OF_THE_TEST))
+
+
+def changed_since(evidence: Evidence) -> Seen | None:
+    """Detect that the cache has answers to other questions of a test."""
+    return _missed(evidence, lambda said: not said.startswith((UNKNOWN_MODEL, NOTHING_OF_THE_TEST)))
+
+
+def _missed(evidence: Evidence, fits: Callable[[str], bool]) -> Seen | None:
+    found = [error for error in evidence.errors("cache_miss") if fits(error.message)]
+    return Seen(told_of(found, ("cache_miss",)), found) if found else None
 
 
 def _own_server_is_dead(evidence: Evidence) -> bool:
@@ -128,6 +151,9 @@ ROWS = (
         "start it again with `lms server start`, then run the lost tests again with --lf; --lmstudio-retries=6 bridges "
         "a restart",
         went_away,
+        elsewhere=Elsewhere(
+            fix="start it again, then run the lost tests again with --lf; --lmstudio-retries=6 bridges a restart"
+        ),
     ),
     Row(
         "the server cannot be reached",
@@ -136,6 +162,10 @@ ROWS = (
         "start it with `lms server start`, or give its address with --lmstudio-url; --lmstudio-wait=60 waits for one "
         "that is still starting",
         unreachable,
+        elsewhere=Elsewhere(
+            fix="start it, or give its address with --lmstudio-url; --lmstudio-wait=60 waits for one that is still "
+            "starting"
+        ),
     ),
     Row(
         "the server refuses the API token",
@@ -143,6 +173,7 @@ ROWS = (
         "LM Studio, server settings: Require Authentication",
         "set LM_API_TOKEN to a token made there, or turn authentication off",
         errors_of("auth"),
+        elsewhere=Elsewhere("the key that the server was started with", "set LM_API_TOKEN to the server's key"),
     ),
     Row(
         "the server does not know the route",
@@ -157,6 +188,11 @@ ROWS = (
         "run `lms ps` and `lms ls`",
         "load it before the run with `lms load`, and name it with --lmstudio-model",
         no_model,
+        elsewhere=Elsewhere(
+            "the address with /v1/models behind it lists what is there",
+            "start the server with the model that is meant, and name it with --lmstudio-model",
+            "the server has no such model, or its name is misspelt",
+        ),
     ),
     Row(
         "another model answers than the one asked for",
@@ -164,6 +200,11 @@ ROWS = (
         "run `lms ps`",
         "load the model that is meant with `lms load`, and name it with --lmstudio-model",
         wrong_model,
+        elsewhere=Elsewhere(
+            "the address with /v1/models behind it lists what is there",
+            "name the model that the server has with --lmstudio-model",
+            "a server of one model answers with that one, whatever name is asked for",
+        ),
     ),
     Row(
         "the server rejects the requests",
@@ -173,10 +214,24 @@ ROWS = (
         errors_of("bad_request", fix=rejected),
     ),
     Row(
+        "it is not known which model the offline cache is asked for",
+        "no model is named, and none is remembered for this address: a run keeps the one that it asked the server for",
+        "`pytest-lmstudio cache stats` lists the models whose answers there are, and those that are remembered",
+        "name the model with --lmstudio-model (LMSTUDIO_MODEL), or ask the server with --lmstudio-cache=readwrite",
+        unknown_model,
+    ),
+    Row(
+        "tests were never recorded in the offline cache",
+        "they are new or were renamed, or the cache is another one than was recorded to (--lmstudio-dir)",
+        "`pytest-lmstudio cache stats` tells how many answers there are, and in which folder",
+        "record them with --lmstudio-cache=readwrite (LLM_CACHE=readwrite), or name the folder that has them",
+        never_recorded,
+    ),
+    Row(
         "the answer was not in the offline cache",
         "prompt, parameters, model or pipeline version changed since it was recorded",
         "the error of the test: it says what differs from the nearest entry",
         "record again with --lmstudio-cache=readwrite (LLM_CACHE=readwrite)",
-        errors_of("cache_miss"),
+        changed_since,
     ),
 )

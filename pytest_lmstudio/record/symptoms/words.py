@@ -75,6 +75,12 @@ def models_of(attempts: Iterable[AttemptFacts]) -> list[str]:
     return [name for name, _ in asked.most_common() if name]
 
 
+def is_lmstudio(evidence: Evidence) -> bool:
+    """Tell whether the server is LM Studio, as far as it said what it is, so that there is a command `lms`."""
+    own = evidence.log is not None and evidence.log.source == "embedded"
+    return not own and evidence.report["server"]["kind"] in {"lmstudio", None}
+
+
 def load_command(evidence: Evidence, attempts: Iterable[AttemptFacts] = (), options: str = "") -> str:
     """Return the command that loads the model that attempts asked, or the run's."""
     names = models_of(attempts) or list(evidence.report["by_model"])

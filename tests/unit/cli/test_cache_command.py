@@ -61,10 +61,12 @@ ONE, TWO, OLD = entry("one"), entry("two", nodeid="test_a.py::test_a"), entry("o
 # Stats.
 
 
-def test_an_empty_folder_has_nothing_and_stays_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = told(capsys, "stats")
-    assert out.splitlines()[1] == "entries           0, 0 bytes"
-    assert list(tmp_path.iterdir()) == []
+def test_a_cache_that_was_cleared_has_nothing(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    used(home, ONE)
+    told(capsys, "clear", "--yes")
+    assert told(capsys, "stats")[0].splitlines()[1] == "entries           0, 0 bytes"
+    assert told(capsys, "clear", "--yes")[0] == "0 entries are deleted\n"
+    assert told(capsys, "prune", "--model=m")[0] == "0 of 0 entries are deleted\n"
 
 
 def test_answers_are_counted(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,15 +164,22 @@ def test_an_answer_with_the_token_is_left_out(
     out, err = told(capsys, "export", "-", status=2)
     assert "correct-horse" not in out + err
     assert err.splitlines() == [
-        "pytest-lmstudio: 1 answers are written to standard output",
+        "pytest-lmstudio: 1 answer is written to standard output",
         "pytest-lmstudio: an entry of test_a.py::test_b holds what looks like an API token: it is left out",
     ]
 
 
-def test_without_a_cache_nothing_is_exported(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "action",
+    [["stats"], ["stats", "--json"], ["export", "-"], ["clear", "--yes"], ["clear"], ["prune", "--model", "m"]],
+    ids=" ".join,
+)
+def test_without_a_cache_every_action_says_so_and_makes_none(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], action: list[str]
+) -> None:
     err = f"pytest-lmstudio: {home.cache} holds no cache: name the folder that pytest had with --dir\n"
-    for action in (["export", "-"], ["clear", "--yes"], ["prune", "--model", "m"]):
-        assert told(capsys, *action, status=2) == ("", err)
+    assert told(capsys, *action, status=2) == ("", err)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Import.
@@ -215,7 +224,8 @@ def test_a_strict_import_takes_all_or_nothing(home: Home, tmp_path: Path, capsys
     ]
     assert not home.cache.exists()
     write(tmp_path / "in.jsonl", [entry_line(ONE)])
-    assert told(capsys, "import", "--strict", "in.jsonl")[0] == "1 answers are imported\n"
+    assert told(capsys, "import", "--strict", "in.jsonl")[0] == "1 answer is imported\n"
+    assert told(capsys, "import", "in.jsonl")[0] == "0 answers are imported, 1 was there already\n"
 
 
 def test_many_bad_lines_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,7 +275,7 @@ def test_the_cache_is_not_filled_beyond_its_size(
     option = ["--size=2"] if how == "option" else []
     expected = ("3 answers are imported\n", "") if how == "empty" else (
         "2 answers are imported\n",
-        "pytest-lmstudio: 1 answers did not fit: the cache may hold 2 entries, see --size\n",
+        "pytest-lmstudio: 1 answer did not fit: the cache may hold 2 entries, see --size\n",
     )  # fmt: skip
     assert told(capsys, "import", "in.jsonl", *option, status=0 if how == "empty" else 2) == expected
     assert len(keys(home)) == (3 if how == "empty" else 2)
@@ -335,7 +345,7 @@ def test_an_import_goes_on_after_a_damaged_cache_was_set_aside(
     (home.cache / "cache.db").write_bytes(b"no database, but long enough to be one" * 200)
     write(tmp_path / "in.jsonl", [entry_line(ONE)])
     out, err = told(capsys, "import", "in.jsonl")
-    assert out == "1 answers are imported\n"
+    assert out == "1 answer is imported\n"
     assert "was set aside as damaged-" in err
 
 
@@ -364,7 +374,8 @@ def test_what_all_that_is_said_applies_to_goes(
     used(home, ONE)
     assert told(capsys, "prune", *options, "--dry-run")[0] == f"{len(gone)} of 3 entries would go\n"
     assert len(keys(home)) == 3
-    assert told(capsys, "prune", *options)[0] == f"{len(gone)} of 3 entries are deleted\n"
+    verb = "is" if len(gone) == 1 else "are"
+    assert told(capsys, "prune", *options)[0] == f"{len(gone)} of 3 entries {verb} deleted\n"
     assert keys(home) == {one.key for one in (ONE, TWO, OLD)} - {one.key for one in gone}
 
 
@@ -393,7 +404,7 @@ def test_clear_takes_a_yes_where_nobody_can_be_asked(
         "pytest-lmstudio: nobody can be asked here whether all entries may go: --yes says so\n"
     )
     assert keys(home) == {ONE.key}
-    assert told(capsys, "clear", "--yes")[0] == "1 entries are deleted\n"
+    assert told(capsys, "clear", "--yes")[0] == "1 entry is deleted\n"
     assert keys(home) == set()
 
 
@@ -408,7 +419,7 @@ def test_clear_asks_on_a_terminal(
     used(home, ONE)
     monkeypatch.setattr(sys, "stdin", Keyboard(answer))
     out, _ = told(capsys, "clear")
-    assert out.startswith(f"delete all 1 entries of {home.cache}? [y/N] ")
+    assert out.startswith(f"delete 1 entry, all of {home.cache}? [y/N] ")
     assert len(keys(home)) == left
 
 

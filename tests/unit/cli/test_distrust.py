@@ -140,7 +140,7 @@ def test_a_log_that_nothing_can_be_made_of_is_one_line(
 
     write_log(home / "runs" / RUN_ID, [start(), *goods(1)])
     monkeypatch.setattr("pytest_lmstudio.record.rebuild.rebuild", refuse)
-    assert told(capsys) == f"{LOG} is damaged ('ts\\x1b')"
+    assert told(capsys) == f"{LOG} is damaged (no 'ts\\x1b')"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX has them")

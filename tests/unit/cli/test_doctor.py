@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import socket
 import threading
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ import pytest
 from pytest_lmstudio.cli import presence
 from pytest_lmstudio.cli.advice import Setting, Speed, answer_within, needed_timeout_s, to_set
 from pytest_lmstudio.cli.findings import Finding
+from pytest_lmstudio.engine.attempt import Page
+from pytest_lmstudio.server import preflight, probe
 from pytest_lmstudio.settings import Settings
 from tests.standin import (
     Model,
@@ -25,7 +29,7 @@ from tests.standin import (
     reply,
     wrong_model,
 )
-from tests.unit.cli.asked import TOKEN, ask, standin, taken_port
+from tests.unit.cli.asked import TOKEN, ask, silent_port, standin, taken_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,6 +127,33 @@ def test_the_age_is_told_by_the_routes(capsys: Capsys, api: str, version: str | 
         told = ask(capsys, "doctor", "--json", "--url", server.url).told
     assert (told["status"], told["server"]["version"]) == ("ok", version)
     assert told["findings"][0]["text"].startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        ("b4719-ab12", "a llama.cpp server, build b4719-ab12, not LM Studio"),
+        ("b0-unknown", "a llama.cpp server, not LM Studio"),
+        (None, "a llama.cpp server, not LM Studio"),
+    ],
+)
+def test_the_build_of_llama_cpp_is_told_where_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, build: str | None, told: str
+) -> None:
+    bodies = {"/v1/models": {"object": "list", "data": [{"id": "qwen", "owned_by": "llamacpp", "meta": {}}]}}
+    bodies["/props"] = {"build_info": build} if build else {}
+
+    async def get(_: object, path: str, limit_s: float) -> Page:
+        return Page(200 if path in bodies else 404, {}, json.dumps(bodies.get(path, {})))
+
+    async def get_json(transport: object, path: str, limit_s: float) -> tuple[int, object]:
+        page = await get(transport, path, limit_s)
+        return page.status, json.loads(page.text)
+
+    monkeypatch.setattr(probe, "get", get)
+    monkeypatch.setattr(preflight, "get_json", get_json)
+    with probe.Probe("http://127.0.0.1:1", None) as one:
+        assert next(presence.Presence(one, None).findings()).text == told
 
 
 def test_before_0_4_one_request_at_a_time_is_advised(capsys: Capsys) -> None:
@@ -342,6 +373,40 @@ def test_a_model_that_a_request_loads_is_a_note_and_may_take_longer(capsys: Caps
         assert server.loads == {"two": 1}
     assert said.status == 0
     assert "note model two is not loaded; the first request loads it" in said.words
+
+
+@pytest.mark.parametrize(("typed", "limit"), [("1.5", "1.5 s"), ("0.1", "1 s")])
+def test_a_port_that_takes_connections_and_says_nothing_is_given_up_after_the_timeout(
+    capsys: Capsys, typed: str, limit: str
+) -> None:
+    with silent_port() as port:
+        said = ask(capsys, "doctor", "--url", f"http://127.0.0.1:{port}", "--timeout", typed)
+    assert said.status == 1
+    assert (
+        f"MEND server it is there, but it did not list its models: {limit} passed before the answer was whole -> "
+        "restart the server, and look in its log Mend that, then run this again."
+    ) in said.words
+
+
+@pytest.mark.parametrize(("timeout_s", "limits"), [(math.inf, (10.0, 5.0)), (7.0, (7.0, 5.0)), (2.0, (2.0, 2.0))])
+def test_what_a_server_has_in_memory_takes_some_seconds_at_most(
+    monkeypatch: pytest.MonkeyPatch, timeout_s: float, limits: tuple[float, float]
+) -> None:
+    asked: list[float] = []
+
+    async def get(_: object, path: str, limit_s: float) -> Page:
+        asked.append(limit_s)
+        return Page(200, {}, "{}")
+
+    async def get_json(transport: object, path: str, limit_s: float) -> tuple[int, object]:
+        return (await get(transport, path, limit_s)).status, {}
+
+    monkeypatch.setattr(probe, "get", get)
+    monkeypatch.setattr(preflight, "get_json", get_json)
+    with probe.Probe("http://127.0.0.1:1", None, timeout_s=timeout_s) as one:
+        one.look()
+        one.page("/")
+    assert (set(asked[:-1]), asked[-1]) == ({limits[0]}, limits[1])
 
 
 # The generations.

@@ -27,7 +27,7 @@ from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.server.probe import Probe
 from pytest_lmstudio.settings import BreakerLimits, Settings
 from tests.standin import Model, StandIn, close_before_headers, echo, hang
-from tests.unit.cli.asked import TOKEN, ask, standin, taken_port
+from tests.unit.cli.asked import TOKEN, ask, silent_port, standin, taken_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,6 +68,19 @@ def test_no_server_is_not_healthy(capsys: Capsys) -> None:
     assert told["errors_by_kind"] == {"unreachable": 1}
     assert told["reason"].startswith("100% failed, limit 5%; the last one: [unreachable] no connection: ")
     assert (told["latency_ms"], told["p99_ms"], told["spike"]) == (None, None, False)
+
+
+def test_a_server_that_says_nothing_is_to_be_restarted_and_not_to_be_waited_for(capsys: Capsys) -> None:
+    with silent_port() as port:
+        told = ask(capsys, "health", "--url", f"http://127.0.0.1:{port}", "--timeout", "1").told
+    why = "[timeout] it did not list its models: 1 s passed before the answer was whole"
+    how = "restart the server, and look in its log"
+    assert told["reason"] == f"100% failed, limit 5%; the last one: {why}; {how}"
+
+
+@pytest.mark.parametrize("option", [("--host", "127.0.0.1"), ("--interval", "5")])
+def test_what_goes_with_a_service_alone_is_wrong_use_without_one(capsys: Capsys, option: tuple[str, str]) -> None:
+    assert ask(capsys, "health", *option) == (2, "", f"pytest-lmstudio: {option[0]} goes with --serve\n")
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,22 @@ def test_the_page_is_written_beside(home: Path, tmp_path: Path, capsys: pytest.C
     assert "Timeline" in page  # which needs the log
 
 
+@pytest.mark.parametrize("kept", ["log", "report", "shards"])
+def test_a_run_without_calls_has_a_page_too(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: str
+) -> None:
+    if kept == "report":
+        write_run(home, report=report_of([]))
+    else:
+        write_log(home / "runs" / RUN_ID, [start(), end()])
+    arguments = ["--merge", RUN_ID] if kept == "shards" else []
+    assert main(["report", "--html=page.html", *arguments]) == 0
+    assert capsys.readouterr() == (f"{' LM Studio '.center(80, '=')}\nthe run made no call\n", "")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert page.rstrip().endswith("</html>")
+
+
 def test_a_page_of_several_runs_is_wrong_use(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--html=p.html", "a", "b"]) == 2
     assert capsys.readouterr() == ("", "pytest-lmstudio: --html makes the page of one run: name one\n")

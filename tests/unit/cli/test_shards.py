@@ -14,7 +14,7 @@ from pytest_lmstudio.record.events import EventWriter, iso_of
 from pytest_lmstudio.report.json import schema_text
 from pytest_lmstudio.settings import Settings
 from tests.unit.cli.stored import end, ended, start, write_log
-from tests.unit.record.logs import START_S, bads, goods, report_of
+from tests.unit.record.logs import START_S, bads, event, goods, preflight, report_of, unsent
 from tests.valid import checked
 
 if TYPE_CHECKING:
@@ -97,6 +97,18 @@ def test_a_folder_of_runs_stands_for_its_newest(capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out)["calls"]["total"] == 10
 
 
+def test_a_shard_that_met_no_server_adds_what_it_lost_and_no_model(capsys: pytest.CaptureFixture[str]) -> None:
+    write("s1", [preflight(), *goods(50, "a")])
+    dead = event("preflight", server={"url": "u", "reachable": False, "kind": None, "models": []})
+    write("s2", [dead, unsent("b", "unreachable", model=""), ended("b", "lm_error", error_kind="unreachable")])
+    assert main(["report", "--merge", "s1", "s2", "--max-error-rate", "100%"]) == 0
+    out, err = capsys.readouterr()
+    shown = " ".join(out.split())
+    assert "calls 51 sent (50 ok, 1 failed)" in shown
+    assert "server http://127.0.0.1:1234, qwen (Q4_K_M, context 4096, 4 at once) " in shown
+    assert ("unknown" in out, "note" in out, err) == (False, False, "")
+
+
 def test_the_same_run_by_two_names_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     shards()
     assert refused(capsys, "--merge", "s1", "./s1/events.jsonl").endswith("are the same run, s1: name it once")
@@ -137,12 +149,15 @@ def test_shards_of_two_versions_are_refused(capsys: pytest.CaptureFixture[str]) 
         (["--merge"], "--merge takes the runs of the shards: name them"),
         (["--merge", "--compare", "a", "b"], "--compare and --merge cannot be asked for at once"),
         (["--merge", "--rebuild", "a"], "--merge and --rebuild cannot be asked for at once"),
-        (["--compare", "a"], "--compare takes two runs, the one before first: 1 are named"),
-        (["--compare", "a", "b", "c"], "--compare takes two runs, the one before first: 3 are named"),
+        (["--compare", "a"], "--compare takes two runs, the one before first, not 1"),
+        (["--compare", "a", "b", "c"], "--compare takes two runs, the one before first, not 3"),
         (["--compare", "a", "b", "--html", "x"], "--html makes the page of one run, not of two: leave --compare out"),
         (["-o", "x", "a"], "--output goes with --merge"),
         (["--max-error-rate", "0", "a"], "--max-error-rate goes with --merge"),
         (["--fail-on-regression", "a"], "--fail-on-regression goes with --compare"),
+        (["--schema", "a"], "--schema prints the schema of every report: leave the rest out"),
+        (["--schema", "--json"], "--schema prints the schema of every report: leave the rest out"),
+        (["--schema", "--html", "a"], "--schema prints the schema of every report: leave the rest out"),
         (["--merge", "gone"], "gone is neither a folder nor a file, nor a run in .lmstudio/runs"),
     ],
 )
@@ -177,7 +192,7 @@ def test_two_runs_are_shown_side_by_side(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "\nREGRESSION: more tests fail, latency p50, latency p95\n" in out
     assert "\n  now failing         a (passed -> failed)\n" in out
-    assert "\nset otherwise         timeout: 45.0 -> 90.0\n" in out
+    assert "\nset otherwise         timeout: 45 s -> 90 s\n" in out
 
 
 def test_a_regression_fails_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,4 +227,4 @@ def test_a_damaged_report_is_named(here: Path, capsys: pytest.CaptureFixture[str
     two_runs()
     (here / "base.json").write_text('{"schema_version": 1}', encoding="ascii")
     assert main(["report", "--compare", "after", "base.json"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "pytest-lmstudio: base.json is damaged ('run_id')"
+    assert capsys.readouterr().err == "pytest-lmstudio: base.json is damaged (no 'run_id')\n"

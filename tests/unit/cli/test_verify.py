@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from pytest_lmstudio.cli import prompts, verify
+from pytest_lmstudio.cli import prompts, rounds, verify
 from pytest_lmstudio.cli.conclusion import Cause, conclude
 from pytest_lmstudio.record.events import read_events
 from pytest_lmstudio.record.rebuild import rebuild
+from pytest_lmstudio.server import preflight
 from tests.standin import Model, close_before_headers, crash, echo, hang, reply
-from tests.unit.cli.asked import TOKEN, Said, ask, standin, taken_port
+from tests.unit.cli.asked import TOKEN, Said, ask, silent_port, standin, taken_port
 
 if TYPE_CHECKING:
     from tests.standin import StandIn
@@ -53,7 +55,7 @@ def test_when_nothing_fails_one_run_is_enough(capsys: Capsys, tmp_path: Path) ->
         sent = [
             (received.text, received.body["max_tokens"], received.body["temperature"]) for received in server.requests
         ]
-    assert (said.status, said.err) == (0, "")
+    assert said.status == 0
     assert "Nothing failed in 10 generations, the slowest took " in said.words
     assert sent == [(prompt.text, prompt.max_tokens, 0) for prompt in prompts.BUILT_IN]
     assert len(runs(tmp_path)) == 1
@@ -214,16 +216,34 @@ def test_built_in_prompts_vary_in_length() -> None:
     assert {prompt.max_tokens for prompt in prompts.BUILT_IN} == {16, 32, 64, 96, 192, 256}
 
 
-def test_each_generation_is_told_on_a_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+def test_each_run_is_announced_and_each_generation_told_also_where_no_terminal_is(
+    capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LLM_MAX_RETRIES", "0")
     with standin() as server:
         server.script(echo(), crash())
-        lines = verified(capsys, server, "-n", "2").err.splitlines()
-    assert len(lines) == 4
-    assert lines[0].startswith("first run  1/2  ")
-    assert lines[1] == "first run  2/2  lost after 1 failure: [model_lost]"
-    assert lines[2].startswith("second run  1/2  ")
+        lines = verified(capsys, server, "-n", "2", "--json").err.splitlines()
+    asked = f"2 generations at {server.url}, one at a time, up to"
+    assert [re.sub(r"[\d.]+ m?s( each)?$", r"<time>\1", line) for line in lines] == [
+        f"pytest-lmstudio: first run: {asked} 1 attempt of <time> each",
+        "first run  1/2  <time>",
+        "first run  2/2  lost after 1 failure: [model_lost]",
+        f"pytest-lmstudio: second run: {asked} 6 attempts of <time> each",
+        "second run  1/2  <time>",
+        "second run  2/2  <time>",
+    ]
+    assert (lines[0][-9:], lines[3][-9:]) == ("45 s each", "90 s each")
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_no_matter_of_time(
+    capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight.Preflight.__init__, "__kwdefaults__", {"list_timeout_s": 0.1})
+    with silent_port() as port:
+        told = ask(capsys, "verify", "--json", "--url", f"http://127.0.0.1:{port}", "--both").told
+    assert (told["cause"], told["runs"][0]["errors_by_kind"], len(told["runs"])) == ("setup", {"timeout": 1}, 1)
+    assert told["text"] == "No generation came through (timeout 1x)."
+    assert told["advice"] == "run `pytest-lmstudio doctor`; restart the server, and look in its log"
 
 
 # How it ends.
@@ -237,6 +257,9 @@ def test_a_folder_that_cannot_be_written_to_is_told(
     with standin() as server:
         said = verified(capsys, server, "-n", "1", "--json", "--dir", str(tmp_path / "file"))
     folder = said.told["runs"][0]["folder"]
+    assert said.err.splitlines()[-1] == (
+        f"pytest-lmstudio: {tmp_path / 'file'} cannot be written to: the run is in {folder}"
+    )
     assert said.status == 0
     assert folder == f"lmstudio-{said.told['runs'][0]['run_id']}"
     assert (tmp_path / folder / "report.json").exists()
@@ -249,10 +272,51 @@ def test_an_interrupt_leaves_whole_runs(capsys: Capsys, tmp_path: Path, monkeypa
     monkeypatch.setattr(verify, "_teller", lambda *_: interrupt)
     with standin() as server:
         said = verified(capsys, server)
-    assert (said.status, said.out, said.err) == (130, "", "")
     [folder] = runs(tmp_path)
+    run = Path(".lmstudio", "runs", folder.name)
+    told = f"interrupted after 1 of 10 generations of the first run; `pytest-lmstudio report {run}` shows it"
+    assert (said.status, said.out, said.err.splitlines()[1:]) == (130, "", [f"pytest-lmstudio: {told}"])
     written = json.loads((folder / "report.json").read_text("utf-8"))
     assert (written["calls"]["total"], written["exit_status"], written["gate"]["failed"]) == (1, 2, None)
+    shown = ask(capsys, "report", str(run))
+    assert (shown.status, "gate not judged: the run was interrupted" in shown.out) == (0, True)
+
+
+def test_an_interrupt_of_the_second_run_names_both(
+    capsys: Capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(number: int, _: object) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+
+    tellers = {"first run": lambda *_: None, "second run": interrupt}
+    monkeypatch.setattr(verify, "_teller", lambda name, _: tellers[name])
+    with standin() as server:
+        said = verified(capsys, server, "--both", "-n", "3", "--dir", "my runs")
+    folders = sorted(
+        (tmp_path / "my runs" / "runs").glob("2*"), key=lambda path: (path / "report.json").stat().st_mtime
+    )
+    both = " ".join(f"'{Path('my runs', 'runs', folder.name)}'" for folder in folders)
+    assert said.status == 130
+    assert said.err.splitlines()[-1] == (
+        "pytest-lmstudio: interrupted after 2 of 3 generations of the second run; "
+        f"`pytest-lmstudio report {both}` shows them"
+    )
+
+
+@pytest.mark.parametrize(("stops", "status", "told"), [(True, 130, "interrupted"), (False, 2, "the run left no log")])
+def test_a_run_whose_log_was_taken_away_says_no_more(
+    capsys: Capsys, monkeypatch: pytest.MonkeyPatch, stops: bool, status: int, told: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        if stops:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify, "_teller", lambda *_: interrupt)
+    monkeypatch.setattr(rounds, "_written", lambda *_: None)
+    with standin() as server:
+        said = verified(capsys, server, "-n", "1")
+    assert (said.status, said.out, said.err.splitlines()[1:]) == (status, "", [f"pytest-lmstudio: {told}"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to another process are POSIX's")
@@ -269,8 +333,12 @@ def test_ctrl_c_in_the_middle_of_a_generation_ends_it_and_writes_the_run(tmp_pat
         finally:
             process.kill()
             process.wait()
-    assert (process.returncode, out, err) == (130, "", "")
     [folder] = runs(tmp_path)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == (
+        "pytest-lmstudio: interrupted after 1 of 10 generations of the first run; "
+        f"`pytest-lmstudio report {Path('.lmstudio', 'runs', folder.name)}` shows it"
+    )
     written = json.loads((folder / "report.json").read_text("utf-8"))
     assert written["calls"]["total"] == 2
     assert written["errors_by_kind"] == {"cancelled": 1}
@@ -288,11 +356,18 @@ def test_a_wrong_count_is_wrong_use(capsys: Capsys, value: str) -> None:
 
 
 def report(
-    *, ok: int = 10, failed: int = 0, again: int = 0, timeout_s: float = 45.0, slowest_ms: float = 900.0, **kinds: int
+    *,
+    ok: int = 10,
+    failed: int = 0,
+    again: int = 0,
+    timeout_s: float = 45.0,
+    slowest_ms: float = 900.0,
+    attempted: bool = True,
+    **kinds: int,
 ) -> dict[str, Any]:
     return {
         "calls": {"sent": ok + failed, "ok": ok, "failed": failed},
-        "attempts": {"failed": again},
+        "attempts": {"failed": again, "total": ok + again + sum(kinds.values()) * attempted},
         "errors_by_kind": kinds,
         "latency_ms": {"max": slowest_ms if ok else None},
         "settings": {"timeout": timeout_s},
@@ -318,6 +393,8 @@ CUT = report(ok=8, failed=2, timeout=8)
         (CUT, report(ok=9, failed=1, disconnect=6), "connection"),
         (CUT, report(ok=0, failed=10, connect=60), "connection"),
         (report(ok=0, failed=1, no_model=1), None, "setup"),
+        (report(ok=0, failed=1, timeout=1, attempted=False), None, "setup"),
+        (report(ok=0, failed=9, timeout=9), report(ok=0, failed=9, timeout=9), "slow"),
         (report(ok=0, failed=4, timeout=14, connect=1), report(timeout_s=90, slowest_ms=60_000), "timeout"),
     ],
 )

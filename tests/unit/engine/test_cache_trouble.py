@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sqlite3
@@ -157,7 +158,7 @@ def test_a_database_locked_from_the_start_is_left_alone(
         (sqlite3.OperationalError("disk I/O error"), f"OperationalError: disk I/O error; {NETWORK}"),
         (sqlite3.OperationalError("locking protocol"), f"OperationalError: locking protocol; {NETWORK}"),
         (sqlite3.OperationalError("database or disk is full"), "OperationalError: database or disk is full"),
-        (PermissionError(13, "Permission denied"), "PermissionError: [Errno 13] Permission denied"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
     ],
     ids=["read-only", "disk", "locks", "full", "permission"],
 )
@@ -322,7 +323,7 @@ def test_a_cache_that_cannot_be_made_or_read_is_told_once(tmp_path: Path) -> Non
         assert list(run.cache.entries()) == []
     (told,) = run.problems
     folder = tmp_path / "file" / "cache"
-    assert told.startswith(f"the cache in {folder} cannot be opened, and nothing is cached: NotADirectoryError: ")
+    assert told == f"the cache in {folder} cannot be opened, and nothing is cached: {os.strerror(errno.ENOTDIR)}"
 
 
 def test_two_caches_set_aside_in_one_second_are_both_kept(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pytest_lmstudio.record.compare import MEASURES, Comparison, Flip, Row, compare, measured
 from pytest_lmstudio.settings import Settings
 from tests.unit.cli.stored import ended
-from tests.unit.record.logs import bads, cached, good, goods, preflight, report_of
+from tests.unit.record.logs import bads, cached, event, good, goods, preflight, report_of, unsent
 
 if TYPE_CHECKING:
     from pytest_lmstudio.record.events import Event
@@ -166,6 +166,79 @@ def test_models_that_were_asked_are_compared_though_none_was_named() -> None:
 def test_what_a_model_is_that_nobody_asked_is_of_no_interest() -> None:
     before, after = (report_of([preflight(id="gemma", parallel=many), *goods(1)]) for many in (1, 2))
     assert compare(measured(before, ()), measured(after, ())).conditions == []
+
+
+def seen(kind: str | None = "llama.cpp", version: str | None = None) -> Event:
+    server = {"url": "u", "reachable": kind is not None, "version": version, "kind": kind, "models": []}
+    return event("preflight", server=server)
+
+
+LMSTUDIO, OWN, ANY_PORT = "http://127.0.0.1:1234", "http://127.0.0.1:40001", "http://127.0.0.1, any port"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ((OWN, "llama.cpp"), ("http://127.0.0.1:50002", "llama.cpp"), []),
+        (
+            (LMSTUDIO, "lmstudio"),
+            (OWN, "llama.cpp"),
+            [("url", LMSTUDIO, ANY_PORT), ("server", "lmstudio", "llama.cpp")],
+        ),
+        (("http://127.0.0.1:8080", "llama.cpp"), (OWN, "llama.cpp"), [("url", "http://127.0.0.1:8080", ANY_PORT)]),
+        ((OWN, "llama.cpp"), ("http://10.0.0.7:40002", "llama.cpp"), [("url", ANY_PORT, "http://10.0.0.7:40002")]),
+        ((OWN, "openai"), ("http://127.0.0.1:40002", "openai"), [("url", OWN, "http://127.0.0.1:40002")]),
+        ((OWN, "llama.cpp"), (OWN, None), [("url", ANY_PORT, OWN)]),
+    ],
+)
+def test_the_port_that_the_system_chose_for_a_server_of_the_runs_own_is_of_no_interest(
+    first: tuple[str, str], second: tuple[str, str], told: list[tuple[str, str, str]]
+) -> None:
+    found = compared(
+        [seen(first[1]), *goods(1)],
+        [seen(second[1]), *goods(1)],
+        one=Settings(url=first[0]),
+        two=Settings(url=second[0]),
+    )
+    assert found.conditions == told
+
+
+def test_what_is_not_known_of_a_server_is_no_difference() -> None:
+    dead = [event("preflight", server={"url": "u", "reachable": False, "kind": None, "models": []})]
+    lost = [unsent("a", "unreachable", model="")]
+    found = compared([preflight(), *goods(1)], [*dead, *lost])
+    assert found.conditions == []
+    assert compared([seen(version="b1"), *goods(1)], [seen(), *goods(1)]).conditions == []
+    assert compared([seen(version="b1"), *goods(1)], [seen(version="b2"), *goods(1)]).conditions == [
+        ("server_version", "b1", "b2")
+    ]
+
+
+def test_a_setting_that_a_former_version_did_not_have_is_no_difference() -> None:
+    old = report_of(goods(1))
+    del old["settings"]["order"]
+    assert compare(measured(old, ()), measured(report_of(goods(1)), ())).conditions == []
+
+
+def test_an_address_that_is_none_makes_no_side() -> None:
+    report = report_of([seen(), *goods(1)])
+    report["settings"]["url"] = "http://127.0.0.1:port"
+    with pytest.raises(ValueError, match="Port"):
+        measured(report, ())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "left_out"),
+    [
+        ({"a": "passed", "b": "failed"}, {"a": "failed", "b": "failed"}, 0),
+        ({"a": "lm_error", "b": "failed"}, {"a": "failed", "b": "lm_error"}, 2),
+        ({"a": "lm_error", "b": "lm_error"}, {"a": "lm_error", "c": "lm_error"}, 1),
+    ],
+)
+def test_tests_lost_in_either_run_are_counted(before: dict[str, str], after: dict[str, str], left_out: int) -> None:
+    tests = compared(run(1, tests=before), run(1, tests=after)).tests
+    assert tests is not None
+    assert tests.left_out == left_out
 
 
 def test_without_a_log_rates_are_compared_and_tests_are_not() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_lmstudio.record.gate import Gate, judge, percent
+from pytest_lmstudio.record.gate import Gate, fate, judge, percent
 from pytest_lmstudio.values import rate
 from tests.unit.record.logs import bads, cached, goods, report_of
 
@@ -24,9 +24,9 @@ from tests.unit.record.logs import bads, cached, goods, report_of
         (10**5, 5001, 0.05, True, "error rate 5.001% (5001 of 100000 calls lost) is above the limit of 5%"),
         (10**6, 50_001, 0.05, True, "error rate 5.0001% (50001 of 1000000 calls lost) is above the limit of 5%"),
         (10**7, 500_001, 0.05, True, "error rate 5.0% (500001 of 10000000 calls lost) is above the limit of 5%"),
-        (1, 1, 0.05, True, "error rate 100.0% (1 of 1 calls lost) is above the limit of 5%"),
+        (1, 1, 0.05, True, "error rate 100% (1 of 1 call lost) is above the limit of 5%"),
         (100, 29, 0.29, False, "error rate 29.0% (29 of 100 calls lost) is within the limit of 29%"),
-        (1, 1, 1.0, False, "error rate 100.0% (1 of 1 calls lost) is within the limit of 100%"),
+        (1, 1, 1.0, False, "error rate 100% (1 of 1 call lost) is within the limit of 100%"),
         (1000, 1, 0.0, True, "error rate 0.1% (1 of 1000 calls lost) is above the limit of 0%"),
         (0, 0, 0.05, False, "no call was sent to the server"),
     ],
@@ -49,6 +49,23 @@ def test_both_shares_above_the_limit_are_both_named() -> None:
         "error rate 10.0% (1 of 10 calls lost) is above the limit of 5%; "
         "10.0% of the LM tests lost (1 of 10) is above the limit of 5%"
     )
+
+
+@pytest.mark.parametrize(
+    ("categories", "word"),
+    [((), "lost"), (("network",), "lost"), (("network", "other"), "failed"), (("auth",), "failed")],
+)
+def test_calls_are_lost_to_the_network_and_else_they_failed(categories: tuple[str, ...], word: str) -> None:
+    gate = judge(max_error_rate=0.05, calls_sent=4, calls_failed=1, categories=categories)
+    assert gate.reason == f"error rate 25.0% (1 of 4 calls {word}) is above the limit of 5%"
+    assert fate(categories) == word
+
+
+def test_none_and_all_are_shown_without_decimals() -> None:
+    gate = judge(max_error_rate=0.05, calls_sent=2, calls_failed=0, tests=2, tests_lost=2)
+    assert gate.reason == "100% of the LM tests lost (2 of 2) is above the limit of 5%"
+    gate = judge(max_error_rate=0.05, calls_sent=2, calls_failed=0)
+    assert gate.reason == "error rate 0% (0 of 2 calls lost) is within the limit of 5%"
 
 
 def test_an_interrupted_run_is_not_judged() -> None:

@@ -18,7 +18,7 @@ from pytest_lmstudio.record.stats import tally
 from pytest_lmstudio.settings import Settings
 from tests.unit.cli.stored import end, ended, start
 from tests.unit.record.cases import turns
-from tests.unit.record.logs import START_S, bad, bads, event, good, goods, preflight, request
+from tests.unit.record.logs import START_S, bad, bads, cached, event, good, goods, preflight, request, unsent
 from tests.valid import checked
 
 if TYPE_CHECKING:
@@ -321,6 +321,20 @@ def test_other_differences_are_noted() -> None:
     ]
     assert (report["concurrency"]["limit"], report["plugin_version"]) == (8, "1.0, 1.1")
     assert [shown["url"] for shown in report["shards"]] == ["http://a:1", "http://b:1"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_shard_that_met_no_server_or_never_asked_for_one_merges_without_a_word(first: bool) -> None:
+    dead = event("preflight", server={"url": "u", "reachable": False, "kind": None, "models": [], "problem": "no"})
+    alone = [
+        shard(int(not first), [dead, unsent("a", "unreachable", model="")]),
+        shard(int(not first), [cached("b")]),
+        shard(int(not first), []),
+    ]
+    for odd in alone:
+        report = whole(odd, shard(int(first), [preflight(), *goods(20, "c")])).report
+        assert report["notes"] == []
+        assert (report["server"]["kind"], report["server"]["reachable"]) == ("lmstudio", True)
 
 
 def test_shards_without_a_call_take_part() -> None:

@@ -322,7 +322,7 @@ REMARKS = [
     Case(
         "the pipeline version is not set",
         [*goods(2), cached("c")],
-        "1 answers came from the cache, 2 were stored, with an empty pipeline version",
+        "1 answer came from the cache, 2 were stored, with an empty pipeline version",
         goods(2, stored=False),
         facts={"pipeline_version": ""},
         near_facts={"pipeline_version": ""},

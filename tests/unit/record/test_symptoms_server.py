@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_lmstudio.errors import NOTHING_OF_THE_TEST, UNKNOWN_MODEL
 from pytest_lmstudio.record.diagnosis import ROWS
 from tests.unit.record.cases import Case, bad, bads, good, goods, of_kind, quoted, rows_of, server_log, turns
 from tests.unit.record.logs import START_S, preflight, unsent
+from tests.unit.record.test_symptoms_calls import CASES as OF_CALLS
 
 if TYPE_CHECKING:
     from pytest_lmstudio.record.events import Event
@@ -101,6 +103,18 @@ SETUP = [
         "leave out the parameter that the message names",
     ),
     Case("the server rejects the requests", of_kind("bad_request"), quoted("bad_request"), of_kind("cache_miss")),
+    Case(
+        "it is not known which model the offline cache is asked for",
+        [unsent("a", "cache_miss", error_category="other", message=f"{UNKNOWN_MODEL}, since none is remembered")],
+        '1 error of kind cache_miss, the first: "the model is not known, since none is remembered"',
+        [unsent("a", "cache_miss", error_category="other", message=NOTHING_OF_THE_TEST)],
+    ),
+    Case(
+        "tests were never recorded in the offline cache",
+        [unsent("a", "cache_miss", error_category="other", message=NOTHING_OF_THE_TEST)],
+        '1 error of kind cache_miss, the first: "no answer of this test is in the cache"',
+        [unsent("a", "cache_miss", error_category="other", message="the nearest answer of this test differs in seed")],
+    ),
     Case(
         "the answer was not in the offline cache",
         [unsent("a", "cache_miss", error_category="other", message="nothing like it")],
@@ -207,6 +221,41 @@ def test_a_symptom_is_seen_with_its_evidence_and_what_to_change(case: Case) -> N
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.symptom)
 def test_a_near_miss_is_not_taken_for_the_symptom(case: Case) -> None:
     assert case.symptom not in rows_of(case.near_miss, **case.near_facts)
+
+
+def test_of_an_offline_cache_each_reason_is_told_of_the_calls_that_it_stopped() -> None:
+    messages = (UNKNOWN_MODEL, NOTHING_OF_THE_TEST, "the nearest answer of this test differs in seed", UNKNOWN_MODEL)
+    lines = [unsent(str(n), "cache_miss", error_category="other", message=said) for n, said in enumerate(messages)]
+    found = [(symptom, row["evidence"].partition(" of kind")[0]) for symptom, row in rows_of(lines).items()]
+    assert found == [
+        ("it is not known which model the offline cache is asked for", "2 errors"),
+        ("tests were never recorded in the offline cache", "1 error"),
+        ("the answer was not in the offline cache", "1 error"),
+    ]
+
+
+@pytest.mark.parametrize("server", ["llama.cpp", "openai", "embedded"])
+@pytest.mark.parametrize("case", [*CASES, *OF_CALLS], ids=lambda case: case.symptom)
+def test_a_server_that_is_not_lm_studio_is_told_none_of_its_commands(case: Case, server: str) -> None:
+    seen = [line for line in case.shows if line["event"] == "preflight"] or [preflight()]
+    kind = "llama.cpp" if server == "embedded" else server
+    told = {**seen[-1], "server": {**seen[-1]["server"], "kind": kind}}
+    own = [server_log("embedded")] if server == "embedded" else []
+    logs = [line for line in case.shows if line["event"] == "server_log" and not own]
+    others = [line for line in case.shows if line["event"] not in {"preflight", "server_log"}]
+    for row in rows_of([told, *others, *logs, *own], **case.facts).values():
+        text = " ".join((row["check"], row["fix"], row["cause"]))
+        assert "lms " not in text
+        assert "LM Studio" not in text
+
+
+def test_every_row_that_names_lm_studio_has_other_words_for_other_servers() -> None:
+    names = ("lms ", "LM Studio")
+    for row in ROWS:
+        said = [(row.check, row.elsewhere.check), (row.fix, row.elsewhere.fix), (row.cause, row.elsewhere.cause)]
+        silent = [own for own, other in said if any(name in own for name in names) and not other]
+        assert not silent, row.symptom
+        assert not any(name in other for name in names for _, other in said)
 
 
 def test_a_llama_cpp_server_is_not_told_commands_of_lm_studio() -> None:

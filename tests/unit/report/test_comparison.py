@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from pytest_lmstudio.record.compare import compare, measured
 from pytest_lmstudio.report.comparison import lines
 from pytest_lmstudio.settings import Settings
 from tests.unit.cli.stored import ended
-from tests.unit.record.logs import bads, good, goods, report_of
+from tests.unit.record.logs import bads, event, good, goods, report_of
 
 if TYPE_CHECKING:
     from pytest_lmstudio.record.events import Event
@@ -42,29 +44,76 @@ def test_the_verdict_comes_first_then_numbers_settings_and_tests() -> None:
         "before                20261120-120000-aaaaaaaa: 80 calls sent, 0 cached; tests:",
         "                      3 passed",
         "after                 run-1: 120 calls sent, 0 cached; tests: none; gate failed",
-        "                          before     after    change         95% interval",
-        "calls lost                    0%     33.3%  +33.3 pp    +24.3 to +42.2 pp  worse",
-        "disconnected                  0%     33.3%  +33.3 pp    +24.3 to +42.2 pp  worse",
-        "first attempts failed         0%     33.3%  +33.3 pp    +24.3 to +42.2 pp  worse",
-        *text[9:],
-    ]
-    assert [line[:15] + line[-7:] for line in text[9:14]] == [
-        "latency p50      worse",
-        "latency p95      worse",
-        "first token p50  worse",
-        "first token p95  worse",
-        "tokens/s p50   to +0.0",
-    ]
-    assert text[-7:] == [
-        "set otherwise         timeout: 45.0 -> 90.0",
-        "tests                 2 in both (1 failed, 0 before), 1 now failing, 1 now lost,",
-        "                      1 new, 1 gone",
+        "                       before   after    change          95% interval",
+        "calls lost                 0%   33.3%  +33.3 pp  +24.3 pp to +42.2 pp  worse",
+        "disconnected               0%   33.3%  +33.3 pp  +24.3 pp to +42.2 pp  worse",
+        "first attempts failed      0%   33.3%  +33.3 pp  +24.3 pp to +42.2 pp  worse",
+        "latency p50               1 s     2 s      +1 s       +987 ms to +1 s  worse",
+        "latency p95             1.1 s   2.1 s      +1 s       +994 ms to +1 s  worse",
+        "first token p50        520 ms     1 s   +500 ms    +493 ms to +507 ms  worse",
+        "first token p95        538 ms     1 s   +500 ms    +497 ms to +503 ms  worse",
+        "tokens/s p50           25.0/s  25.0/s     0.0/s        0.0/s to 0.0/s",
+        "set otherwise         timeout: 45 s -> 90 s",
+        "tests                 2 in both (1 failed, 0 before; 1 left out, since lost in a",
+        "                      run), 1 now failing, 1 now lost, 1 new, 1 gone",
         "  now failing         a (passed -> failed)",
         "  now lost            b (passed -> lm_error)",
         "  new                 n",
         "  gone                g",
     ]
     assert max(map(len, text)) <= 80
+
+
+@pytest.mark.parametrize("width", range(40, 81))
+def test_it_fits_on_any_screen(width: int) -> None:
+    text = [line.text for line in shown(BEFORE, WORSE, Settings(timeout=90.0), width=width)]
+    assert [line for line in text if len(line) > width and not line.startswith("  now ")] == []
+
+
+def test_where_the_table_is_too_wide_numbers_are_told_in_words() -> None:
+    found = shown(BEFORE, WORSE, width=60)
+    text = [line.text for line in found]
+    at = text.index("calls lost            0% -> 33.3%, +33.3 pp (95% interval")
+    assert text[at + 1] == "                      +24.3 pp to +42.2 pp), worse"
+    assert found[at].markup == found[at + 1].markup == {"red": True}
+    assert text[text.index("tokens/s p50          25.0/s -> 25.0/s, 0.0/s (95% interval") + 1].endswith(
+        "0.0/s to 0.0/s)"
+    )
+    few = [line.text for line in shown(goods(1), [event("run_end")], width=40)]
+    assert "latency p50           1 s -> -" in few
+
+
+def test_all_and_none_need_no_decimals() -> None:
+    text = [line.text for line in shown(goods(30), bads(30))]
+    assert "calls lost                 0%   100%  +100 pp  +83.9 pp to +100 pp  worse" in text
+
+
+def test_tests_that_were_lost_in_either_run_are_left_out_of_the_count_with_a_word() -> None:
+    words = {"a": ("passed", "failed"), "b": ("failed", "lm_error"), "c": ("lm_error", "failed")}
+    before, after = ([ended(name, pair[n]) for name, pair in words.items()] for n in (0, 1))
+    text = [line.text for line in shown([*goods(1), *before], [*goods(1, "x"), *after])]
+    assert text[-5:] == [
+        "tests                 3 in both (1 failed, 0 before; 2 left out, since lost in a",
+        "                      run), 1 now failing, 1 now lost, 1 regained",
+        "  now failing         a (passed -> failed)",
+        "  now lost            b (failed -> lm_error)",
+        "  regained            c (lm_error -> failed)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_error_rate": 0.1}, "max_error_rate: 5% -> 10%"),
+        ({"stream": False}, "stream: on -> off"),
+        ({"backoff": 0.25, "model": "qwen"}, "model: none -> qwen"),
+        ({"backoff": 0.25}, "backoff: 0.8 s -> 0.25 s"),
+        ({"concurrency": 16}, "concurrency: 4 -> 16"),
+        ({"timeout": "auto"}, "timeout: 45 s -> auto"),
+    ],
+)
+def test_what_was_set_otherwise_has_its_unit(settings: dict[str, Any], told: str) -> None:
+    assert f"set otherwise         {told}" in [line.text for line in shown(goods(1), goods(1), Settings(**settings))]
 
 
 def test_no_regression_is_said_in_green() -> None:

@@ -53,7 +53,7 @@ def test_the_verdict_comes_first_then_what_to_do_then_the_numbers_and_the_tests(
 def test_the_tables_hold_rates_against_limits_and_latency() -> None:
     report = report_of([*goods(19), *bads(1), cached("c")], outcomes={**tally({}), "passed": 19, "lm_error": 1})
     table = rows(whole(render(report)))
-    assert table["Error rate: calls lost"] == ["5.0% (0.9% to 23.6%)", "5%"]
+    assert table["Error rate: calls without answer"] == ["5.0% (0.9% to 23.6%)", "5%"]
     assert table["LM tests lost"] == ["1", "5%"]
     assert table["Calls"] == ["20 sent, 19 ok, 1 failed, 1 cached"]
     assert table["Errors"] == ["timeout 1"]
@@ -75,7 +75,7 @@ def test_the_verdict_of_a_run(fields: dict[str, Any], heading: str, verdict: str
 
 def test_a_run_from_the_cache_alone_has_no_rates() -> None:
     table = rows(whole(render(report_of([cached("a")]))))
-    assert table["Error rate: calls lost"] == ["–", "5%"]  # noqa: RUF001  # a dash is meant
+    assert table["Error rate: calls without answer"] == ["–", "5%"]  # noqa: RUF001  # a dash is meant
     assert table["Latency"] == ["–"]  # noqa: RUF001  # the same
 
 

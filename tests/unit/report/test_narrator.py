@@ -105,3 +105,15 @@ def test_whatever_a_foreign_log_holds_lines_are_short_and_plain(name: str, value
             assert line.startswith("LM Studio: ")
             assert line.encode("utf-8").decode().isprintable()
             assert len(line) < 300
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "line"),
+    [
+        (1, "LM Studio: interrupted, 1 call in flight has 5 s to end; Ctrl-C ends it now"),
+        (12, "LM Studio: interrupted, 12 calls in flight have 5 s to end; Ctrl-C ends them now"),
+    ],
+)
+def test_an_interrupt_says_what_is_waited_for_and_how_to_end_that(in_flight: int, line: str) -> None:
+    assert Narrator.interrupted(in_flight, 5.0) == line
+    assert len(line) <= 80

@@ -97,7 +97,7 @@ def test_embeddings_show_their_first_texts_and_no_vectors() -> None:
         ({"odd": 1}, "  user: {'odd': 1}"),
         ("\x1b[31mred\u202e", r"  user: \x1b[31mred\u202e"),
         ("a\r\nb", "  user: a\n    b"),
-        ("x" * 2001, f"  user: {'x' * 2000}\n    ... (1 more characters)"),
+        ("x" * 2001, f"  user: {'x' * 2000}\n    ... (1 more character)"),
     ],
 )  # fmt: skip
 def test_content_of_every_shape_is_shown_safely(content: object, shown: str) -> None:
@@ -137,3 +137,15 @@ def test_of_many_calls_the_last_are_shown() -> None:
     ]
     assert lines[-2:] == ["  user: prompt 23", "  reply: Paris."]
     assert render([]) == ""
+
+
+def test_of_a_prompt_that_is_too_long_the_beginning_is_enough() -> None:
+    body = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x" * 5000}]}
+    call = Call(request(body), (), error=make_error(ErrorKind.CONTEXT_OVERFLOW, "[context_overflow] too long"))
+    assert render([call]).splitlines() == [
+        "call 1: m, failed: context_overflow",
+        "  system: Be brief.",
+        f"  user: {'x' * 200}",
+        "    ... (4,800 more characters)",
+        "  error: [context_overflow] too long",
+    ]

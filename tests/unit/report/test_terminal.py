@@ -138,7 +138,7 @@ def test_hints_are_short_and_last() -> None:
         == [
             "report        runs/run-1/report.json",
             "hint          the pipeline version is not set: 0 answers came from the cache, 1",
-            "              were stored, with an empty pipeline version; set",
+            "              was stored, with an empty pipeline version; set",
             "              EVAL_PIPELINE_VERSION (--lmstudio-pipeline-version), such as to a",
             "              commit id",
         ][-4:]
@@ -168,7 +168,7 @@ NARROW, WIDE = 60, 200
 @pytest.mark.parametrize("width", [NARROW, 80, WIDE])
 def test_what_to_do_stands_before_the_figures_at_any_width(width: int) -> None:
     found = shown(report_of(bads(3, "disconnect"), outcomes=lost_outcomes(3)), width, "runs/run-1")
-    assert found[0].startswith("gate FAILED: error rate 100.0% (3 of 3 calls lost) is above")
+    assert found[0].startswith("gate FAILED: error rate 100% (3 of 3 calls lost) is above")
     first = {
         name: next(n for n, line in enumerate(found) if line.startswith(name)) for name in ("! ", "escalate", "calls")
     }
