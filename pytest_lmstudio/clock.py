@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(NamedTuple):
     """Unix time that goes on evenly, by the monotonic clock, which all processes of a machine share.
 
     A machine asleep stops it on Linux and macOS, as it stops every limit of ours there, and does not on Windows: times

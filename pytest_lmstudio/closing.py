@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pytest_lmstudio import outlets
-from pytest_lmstudio.engine.cache import count
+from pytest_lmstudio.engine.vetting import count
 from pytest_lmstudio.record.build import RunFacts, build_report
 from pytest_lmstudio.record.events import LOG, iso_of, raw_lines, read_events
 from pytest_lmstudio.record.stats import tally

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from pytest_lmstudio.errors import ErrorKind, LMError, Phase
@@ -60,8 +60,7 @@ class ServerInfo:
     problem_kind: ErrorKind | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CallOptions:
+class CallOptions(NamedTuple):
     """How one call travels; nothing here can change an answer.
 
     Attributes:
@@ -83,8 +82,7 @@ class CallOptions:
     inter_token_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One call to be made.
 
     Attributes:
@@ -110,8 +108,7 @@ class Request:
     options: CallOptions
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One attempt of a call, as the failed test's report section shows it.
 
     Attributes:
@@ -131,8 +128,7 @@ class Attempt:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A finished call.
 
     Attributes:

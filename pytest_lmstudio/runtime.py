@@ -31,6 +31,7 @@ from pytest_lmstudio.settings import DRAIN_S, EMBEDDED
 from pytest_lmstudio.text import printable, redact
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     from pytest_lmstudio.engine.retry import RetryStrategy
@@ -76,6 +77,7 @@ class Runtime:
         token: the API token, or None.
         strategy: the back-off.
         fixed_model: the model of a server of our own, or None.
+        idle: called once, while the first answer is waited for.
     """
 
     def __init__(
@@ -86,12 +88,14 @@ class Runtime:
         token: str | None,
         strategy: RetryStrategy,
         fixed_model: str | None,
+        idle: Callable[[], object] | None = None,
     ) -> None:
         self.settings = settings
         self.identity = identity
         self._token = token
         self._strategy = strategy
         self._fixed_model = fixed_model
+        self._idle = idle
         self._home = Home(settings.dir)
         self._problems: set[str] = set()
         self._draining: Future[None] | None = None
@@ -155,7 +159,7 @@ class Runtime:
     @once_property
     def loop(self) -> Loop:
         """Return the engine's event loop."""
-        return Loop()
+        return Loop(self._idle)
 
     @once_property
     def transport(self) -> Transport:
@@ -312,13 +316,9 @@ class Runtime:
         return {"opened": True}
 
     def _writer(self, folder: Path) -> EventWriter:
-        common = {
-            "run_id": self.identity.run_id,
-            "worker": self.identity.worker,
-            "pipeline_version": self.settings.pipeline_version,
-        }
-        run_id, clock = self.identity.run_id, self.identity.clock
-        return EventWriter(folder / LOG, common, now_s=clock.now_s, spare=lambda: make_spare(run_id))
+        who, version = self.identity, self.settings.pipeline_version
+        common = {"run_id": who.run_id, "worker": who.worker, "pipeline_version": version}
+        return EventWriter(folder / LOG, common, now_s=who.clock.now_s, spare=lambda: make_spare(who.run_id))
 
     def _log(self, event: str, **fields: object) -> None:
         """Write an event; the log is opened no sooner than it must."""

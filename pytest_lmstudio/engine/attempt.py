@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.engine import wire
@@ -40,8 +39,7 @@ class AttemptFailed(Exception):
         self.stale_reconnects = stale_reconnects
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole answer.
 
     Attributes:

@@ -6,7 +6,6 @@ import asyncio
 import math
 import struct
 import time
-from dataclasses import astuple, dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -45,8 +44,7 @@ class Admission(NamedTuple):
     wait_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerState:
+class BreakerState(NamedTuple):
     """The whole state; every change returns a new one. Times are seconds of the monotonic clock, common to a machine.
 
     Attributes:
@@ -78,7 +76,7 @@ class BreakerState:
                 return self, Admission("give_up")
         if (left_s := self.until_s - now_s) > 0:
             return self, Admission("wait", left_s)
-        probing = replace(self, phase=Phase.PROBING, until_s=now_s + probe_s + _PROBE_GRACE_S)
+        probing = self._replace(phase=Phase.PROBING, until_s=now_s + probe_s + _PROBE_GRACE_S)
         return probing, Admission("probe")
 
     def succeeded(self, now_s: float) -> BreakerState:
@@ -92,20 +90,19 @@ class BreakerState:
             case Phase.PROBING if probe:
                 return self.paused(now_s, limits)
             case Phase.CLOSED if started_s >= self.counted_at_s:
-                counted = replace(self, failures=self.failures + 1, counted_at_s=now_s)
+                counted = self._replace(failures=self.failures + 1, counted_at_s=now_s)
                 return counted.paused(now_s, limits) if counted.failures >= limits.failures else counted
         return self
 
     def unprobed(self, now_s: float) -> BreakerState:
         """Take back a probe that was given up without a result, so that the next call may probe."""
-        return replace(self, until_s=now_s) if self.phase == Phase.PROBING else self
+        return self._replace(until_s=now_s) if self.phase == Phase.PROBING else self
 
     def paused(self, now_s: float, limits: BreakerLimits) -> BreakerState:
         """Begin a pause, or give up after too many."""
         if self.pauses >= MOST_PAUSES:
-            return replace(self, phase=Phase.GIVEN_UP)
-        return replace(
-            self,
+            return self._replace(phase=Phase.GIVEN_UP)
+        return self._replace(
             phase=Phase.OPEN,
             pauses=self.pauses + 1,
             trips=self.trips + 1,
@@ -136,6 +133,7 @@ class Breaker:
         # Held by the process that probes, so that the others notice when it dies.
         self._mark = shared.lock("probe")
         self._marked = False
+        self._seen: tuple[bytes, BreakerState] = (bytes(_LAYOUT.size), BreakerState())
 
     @property
     def gave_up(self) -> bool:
@@ -207,8 +205,15 @@ class Breaker:
 
     def _load(self) -> BreakerState:
         """Return the state; the first one when what is there can be none."""
-        found = _LAYOUT.unpack_from(self._shared.memory, BREAKER_AT)
-        return BreakerState(*found) if found[0] < len(Phase) and all(map(math.isfinite, found)) else BreakerState()
+        packed = bytes(self._shared.memory[BREAKER_AT : BREAKER_AT + _LAYOUT.size])
+        if packed != self._seen[0]:
+            self._seen = (packed, _unpacked(packed))
+        return self._seen[1]
 
     def _store(self, state: BreakerState) -> None:
-        self._shared.put(BREAKER_AT, _LAYOUT.pack(*astuple(state)))
+        self._shared.put(BREAKER_AT, _LAYOUT.pack(*state))
+
+
+def _unpacked(packed: bytes) -> BreakerState:
+    found = _LAYOUT.unpack(packed)
+    return BreakerState(*found) if found[0] < len(Phase) and all(map(math.isfinite, found)) else BreakerState()

@@ -16,12 +16,11 @@ from pytest_lmstudio.engine.database import (
     Nothing,
     NotWritable,
     ReadOnly,
-    count,
     open_to_write,
     patiently,
 )
 from pytest_lmstudio.engine.generation import Mark, next_run
-from pytest_lmstudio.engine.vetting import LARGEST_TAG, LARGEST_VALUE, is_closed_to_us, set_aside, vet
+from pytest_lmstudio.engine.vetting import LARGEST_TAG, LARGEST_VALUE, count, is_closed_to_us, set_aside, vet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,15 +197,14 @@ class AnswerCache:
             self._give_back()
 
     def _put(self, key: str, value: str) -> Stored:
-        with self._db.transact():
-            evicted = 0
-            if len(self._db) >= self._size and key not in self._db:
+        evicted, stored = 0, self._db.add(key, value, self._run, self._size)
+        if not stored:  # full
+            with self._db.transact():
                 evicted = self._evict()
-                if len(self._db) >= self._size:
-                    return Stored(stored=False, evicted=evicted)
-            self._db.set(key, value, tag=self._run)
-        self._used.add(key)
-        return Stored(stored=True, evicted=evicted)
+                stored = self._db.add(key, value, self._run, self._size)
+        if stored:
+            self._used.add(key)
+        return Stored(stored=stored, evicted=evicted)
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield every entry that can be read; none of them counts as used."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_lmstudio.records import Request
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Engine:
     """What all calls of a process meet on their way.
 

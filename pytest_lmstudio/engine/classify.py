@@ -5,10 +5,9 @@ from __future__ import annotations
 import html
 import re
 import time
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.engine.wire import error_message
 from pytest_lmstudio.engine.wordings import kind_of_message
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from pytest_lmstudio.errors import Category, Limit, Phase
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why an attempt failed.
 
     Attributes:

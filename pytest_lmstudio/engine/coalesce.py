@@ -64,7 +64,7 @@ class Coalescer:
 
     @asynccontextmanager
     async def _over_processes(self, key: str) -> AsyncIterator[bool]:
-        lock = self._shared.lock(f"inflight/{key[:32]}")
+        lock = self._shared.lock(f"inflight/{key[:32]}", passing=True)
         if lock is None:
             yield False
             return

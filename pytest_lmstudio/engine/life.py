@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ PATHS = {"chat": "/v1/chat/completions", "embeddings": "/v1/embeddings"}
 _NOT_STORED = Stored(stored=False, evicted=0)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Life:
     """One call on its way."""
 
@@ -201,7 +201,7 @@ class Life:
         """Forgive, once, a full context that other requests may have filled."""
         before = any(attempt.kind is failure.kind for attempt in self.attempts)
         if failure.shared_context and not before and self.engine.slots.others_in_flight():
-            return replace(failure, forgiven=True)
+            return failure._replace(forgiven=True)
         return failure
 
     def judged(self, failed: AttemptFailed, failure: Failure, previous_s: float | None) -> float | None:
@@ -245,6 +245,6 @@ class Life:
         facts: dict[str, Any] = {"attempt": number, "latency_ms": latency_ms}
         facts["stale_reconnects"] = self.progress.stale_reconnects if self.in_attempt else 0
         if self.engine.interrupted():
-            self.engine.books.failed(self.request, replace(INTERRUPTED, phase=self.progress.phase), **facts)
+            self.engine.books.failed(self.request, INTERRUPTED._replace(phase=self.progress.phase), **facts)
         else:
             self.engine.books.abandoned(self.request, **facts)

@@ -5,21 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
-
-from filelock import FileLock, Timeout
 
 from pytest_lmstudio.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
-
-if sys.platform != "win32":  # pragma: no branch  # Windows has no fcntl
-    import fcntl
-
 
 #: pytest leaves these frames out of a traceback: what is wrong stands in the error.
 __tracebackhide__ = True
@@ -35,17 +29,109 @@ class LockError(OSError):
         )
 
 
+if sys.platform == "win32":  # which has no flock
+    from filelock import FileLock, Timeout
+
+    class _Kernel:
+        """A lock of the kernel's on a file."""
+
+        def __init__(self, path: Path) -> None:
+            self._lock = FileLock(path, thread_local=False)
+
+        def take(self, *, wait: bool) -> bool:
+            try:
+                self._lock.acquire(-1 if wait else 0, poll_interval=0.001)
+            except Timeout:
+                return False
+            return True
+
+        def give_back(self, *, delete: bool) -> None:
+            del delete  # filelock may do so by itself
+            self._lock.release()
+
+    def _try_locking(folder: Path) -> None:
+        """Do nothing: every file system has locks."""
+
+else:
+    import fcntl
+
+    _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    _NOBODYS = -1
+
+    class _Kernel:
+        """A lock of the kernel's on a file; measured: filelock takes 20 times as long, and each call needs two."""
+
+        def __init__(self, path: Path) -> None:
+            self._path = path
+            self._fd = _NOBODYS
+            self._times = 0
+
+        def take(self, *, wait: bool) -> bool:
+            while not self._times:
+                fd = os.open(self._path, _FLAGS, 0o600)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(fd)
+                    return False
+                except BaseException:
+                    os.close(fd)
+                    raise
+                if not os.fstat(fd).st_nlink:  # its former holder deleted it: the lock of a file that nobody else finds
+                    os.close(fd)
+                    continue
+                self._fd = fd
+                break
+            self._times += 1
+            return True
+
+        def give_back(self, *, delete: bool) -> None:
+            if not self._times:
+                return
+            self._times -= 1
+            if self._times:
+                return
+            fd, self._fd = self._fd, _NOBODYS
+            if delete:
+                with suppress(OSError):
+                    self._path.unlink(missing_ok=True)
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that a test forked has the file open as well
+            os.close(fd)
+
+    @lru_cache(maxsize=64)
+    def _try_locking(folder: Path) -> None:
+        """Lock a file once, to see whether that works in its folder, and not only when a request is to be sent."""
+        path = folder / "try.lock"
+        try:
+            fd = os.open(path, _FLAGS, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                pass  # another process tries the same right now
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise LockError(path, error) from None
+
+
 class ProcessLock:
     """An exclusive lock over processes, as a file; it may be taken in one thread and released in another.
+
+    Who holds it may take it again, and gives it back as often.
+
+    Args:
+        path: the file.
+        passing: whether the file goes when the lock is given back.
 
     Raises:
         LockError: nothing in the file's folder can be locked.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, passing: bool = False) -> None:
         _try_locking(path.parent)
         self._path = path
-        self._lock = FileLock(path, thread_local=False)
+        self._passing = passing
+        self._kernel = _Kernel(path)
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody holds it; tell whether it was taken.
@@ -53,23 +139,17 @@ class ProcessLock:
         Raises:
             LockError: the file cannot be locked by anybody.
         """
-        try:
-            self._acquire(0)
-        except Timeout:
-            return False
-        return True
+        return self._take(wait=False)
 
-    def _acquire(self, timeout_s: float) -> None:
+    def _take(self, *, wait: bool) -> bool:
         try:
-            self._lock.acquire(timeout_s, poll_interval=0.001)
-        except Timeout:
-            raise
+            return self._kernel.take(wait=wait)
         except (OSError, NotImplementedError) as error:
             raise LockError(self._path, error) from None
 
     def release(self) -> None:
         """Give the lock back; nothing happens when it is not held."""
-        self._lock.release()
+        self._kernel.give_back(delete=self._passing)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -78,11 +158,11 @@ class ProcessLock:
         Raises:
             LockError: the file cannot be locked by anybody.
         """
-        self._acquire(-1)  # for as long as it takes
+        self._take(wait=True)
         try:
             yield
         finally:
-            self._lock.release()
+            self.release()
 
     @asynccontextmanager
     async def awaited(self, poll_s: float) -> AsyncIterator[bool]:
@@ -94,26 +174,4 @@ class ProcessLock:
         try:
             yield contended
         finally:
-            self._lock.release()
-
-
-@lru_cache(maxsize=64)
-def _try_locking(folder: Path) -> None:
-    """Lock a file once, to see whether that works in its folder.
-
-    filelock would not tell: older ones take some of the errors for a lock that somebody else holds, and wait for ever;
-    newer ones take the presence of a file for a lock, which nobody frees when its holder is killed.
-    """
-    if sys.platform == "win32":  # where every file system has locks
-        return
-    path = folder / "try.lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            pass  # another process tries the same right now
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise LockError(path, error) from None
+            self.release()

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import struct
 import time
-from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lmstudio.engine.shared import PRESSURE_AT
 
@@ -26,8 +25,7 @@ _WEIGHT = 0.2
 _MOST_ANSWERS = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class PressureState:
+class PressureState(NamedTuple):
     """The whole state; every change returns a new one. Times are seconds of the monotonic clock, common to a machine.
 
     Attributes:
@@ -49,9 +47,9 @@ class PressureState:
         if started_s < self.cut_at_s:
             return self
         mean_s = self.mean_s + _WEIGHT * (latency_s - self.mean_s) if self.answers else latency_s
-        seen = replace(self, mean_s=mean_s, answers=min(self.answers + 1, _MOST_ANSWERS))
+        seen = self._replace(mean_s=mean_s, answers=min(self.answers + 1, _MOST_ANSWERS))
         if mean_s <= threshold_s:
-            return replace(seen, limit=min(float(most), self.limit + 1.0 / self.limit))
+            return seen._replace(limit=min(float(most), self.limit + 1.0 / self.limit))
         # Before as many answers came as may be in flight, one slow answer would be the mean.
         return seen.cut(now_s) if seen.answers >= int(self.limit) else seen
 
@@ -107,7 +105,7 @@ class Pressure:
             now_s = time.monotonic()
             before = self._load(now_s)
             after = change(before, now_s)
-            self._shared.put(PRESSURE_AT, _LAYOUT.pack(*astuple(after)))
+            self._shared.put(PRESSURE_AT, _LAYOUT.pack(*after))
         if int(before.limit) != int(after.limit):
             self._on_change(int(before.limit), int(after.limit), why if after.limit < before.limit else "recovery")
 

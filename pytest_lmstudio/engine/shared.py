@@ -77,9 +77,9 @@ class Shared:
         """Hold the one lock of the common memory, for microseconds."""
         return self._guard.held() if self._guard else nullcontext()
 
-    def lock(self, name: str) -> ProcessLock | None:
-        """Return a lock of the run, or None when there is only one process."""
-        return ProcessLock(self.folder / f"{name}.lock") if self.folder else None
+    def lock(self, name: str, *, passing: bool = False) -> ProcessLock | None:
+        """Return a lock of the run, or None when there is only one process; the file of a passing one does not stay."""
+        return ProcessLock(self.folder / f"{name}.lock", passing=passing) if self.folder else None
 
     async def once(self, name: str, produce: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """Return what `produce` returned in the one process that ran it; the others wait.

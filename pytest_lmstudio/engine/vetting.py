@@ -198,3 +198,14 @@ def is_closed_to_us(error: Exception) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         return any(word in str(error).lower() for word in closed)
     return isinstance(error, OSError)
+
+
+def count(folder: Path) -> int | None:
+    """Return how many entries a cache holds, without opening it for writing; None when that cannot be told."""
+    try:
+        if not (folder / "cache.db").exists():
+            return 0
+        with closing(open_to_read(folder, thorough=False)) as db:
+            return int(db.execute("SELECT COUNT(*) FROM Cache").fetchone()[0])
+    except (sqlite3.Error, ValueError, OSError):
+        return None

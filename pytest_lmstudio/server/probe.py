@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lmstudio.engine import wire
@@ -182,7 +181,7 @@ class Probe:
         return json_or_none(page.text) if isinstance(page, Page) and page.status == _OK else None
 
     def _safe(self, failure: Failure) -> Failure:
-        return replace(failure, message=self._clean(failure.message))
+        return failure._replace(message=self._clean(failure.message))
 
     def _clean(self, text: str) -> str:
         return printable(redact(text, (self._token,) if self._token else ()), limit=_LONGEST)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from contextlib import contextmanager
-from dataclasses import astuple
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -342,7 +341,7 @@ def orphaned(clock: Clock, pair: Pair) -> list[Breaker]:
     trip(both[0], clock)
     clock.now_s += LIMITS.pause_s
     state = BreakerState(*struct.unpack_from("<4I4d", pair[0].memory, BREAKER_AT))
-    pair[0].put(BREAKER_AT, struct.pack("<4I4d", *astuple(state.admit(clock.now_s, 3600.0)[0])))
+    pair[0].put(BREAKER_AT, struct.pack("<4I4d", *state.admit(clock.now_s, 3600.0)[0]))
     return both
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import hypothesis.strategies as st
 import pytest
@@ -19,8 +19,8 @@ CLOSED, OPEN, PROBING, GIVEN_UP = Phase
 
 
 PAUSED = BreakerState(OPEN, failures=3, pauses=1, trips=1, counted_at_s=100.0, until_s=130.0, opened_at_s=100.0)
-AWAITED = replace(PAUSED, phase=PROBING, until_s=180.0)
-HOPELESS = replace(AWAITED, phase=GIVEN_UP, pauses=3, trips=3)
+AWAITED = PAUSED._replace(phase=PROBING, until_s=180.0)
+HOPELESS = AWAITED._replace(phase=GIVEN_UP, pauses=3, trips=3)
 
 
 def test_memory_that_nobody_wrote_is_a_closed_breaker() -> None:
@@ -36,7 +36,7 @@ def test_a_closed_breaker_admits_everybody_and_one_that_gave_up_nobody_however_l
 @pytest.mark.parametrize(("state", "end_s"), [(PAUSED, 130.0), (AWAITED, 180.0)], ids=["a pause", "a probe"])
 def test_a_wait_is_as_long_as_what_is_left_and_then_one_may_probe(state: BreakerState, end_s: float) -> None:
     assert state.admit(end_s - 12.5, PROBE_S) == (state, ("wait", 12.5))
-    assert state.admit(end_s, 45.0) == (replace(state, phase=PROBING, until_s=end_s + 50.0), ("probe", 0.0))
+    assert state.admit(end_s, 45.0) == (state._replace(phase=PROBING, until_s=end_s + 50.0), ("probe", 0.0))
 
 
 def test_an_attempt_that_began_before_the_last_counted_failure_does_not_count() -> None:
@@ -52,7 +52,7 @@ def test_a_probe_that_fails_when_nobody_waits_for_one_any_more_changes_nothing(s
 
 def test_a_probe_that_fails_after_another_attempt_closed_the_breaker_is_one_failure() -> None:
     closed = AWAITED.succeeded(140.0)
-    assert closed.failed(130.0, 141.0, LIMITS, probe=True) == replace(closed, failures=1, counted_at_s=141.0)
+    assert closed.failed(130.0, 141.0, LIMITS, probe=True) == closed._replace(failures=1, counted_at_s=141.0)
 
 
 def test_an_attempt_that_fails_while_a_probe_is_awaited_changes_nothing() -> None:
@@ -62,7 +62,7 @@ def test_an_attempt_that_fails_while_a_probe_is_awaited_changes_nothing() -> Non
 def test_only_a_probe_that_is_awaited_is_taken_back() -> None:
     for state in (BreakerState(), PAUSED, HOPELESS):
         assert state.unprobed(140.0) == state
-    assert AWAITED.unprobed(140.0) == replace(AWAITED, until_s=140.0)
+    assert AWAITED.unprobed(140.0) == AWAITED._replace(until_s=140.0)
 
 
 def test_a_success_forgets_all_but_the_pauses_of_the_run() -> None:
@@ -70,7 +70,7 @@ def test_a_success_forgets_all_but_the_pauses_of_the_run() -> None:
         trips=4, paused_s=50.0
     )
     for state in (PAUSED, AWAITED, HOPELESS):
-        ended = replace(state, paused_s=50.0).succeeded(140.0)
+        ended = state._replace(paused_s=50.0).succeeded(140.0)
         assert ended == BreakerState(trips=state.trips, paused_s=90.0)
 
 
@@ -78,14 +78,14 @@ def test_the_pauses_in_a_row_are_counted_from_the_first_and_the_fourth_is_none()
     state = BreakerState(failures=2, counted_at_s=90.0).failed(95.0, 100.0, LIMITS, probe=False)
     assert state == PAUSED
     for n, at_s in enumerate((140.0, 180.0), 2):
-        state = replace(state, phase=PROBING).failed(at_s, at_s, LIMITS, probe=True)
-        assert state == replace(PAUSED, pauses=n, trips=n, until_s=at_s + 30.0)
-    assert replace(state, phase=PROBING).failed(220.0, 220.0, LIMITS, probe=True) == replace(state, phase=GIVEN_UP)
+        state = state._replace(phase=PROBING).failed(at_s, at_s, LIMITS, probe=True)
+        assert state == PAUSED._replace(pauses=n, trips=n, until_s=at_s + 30.0)
+    assert state._replace(phase=PROBING).failed(220.0, 220.0, LIMITS, probe=True) == state._replace(phase=GIVEN_UP)
 
 
 def test_counts_that_are_too_high_already_open_the_breaker_or_end_it() -> None:
     assert BreakerState(failures=7).failed(1.0, 2.0, LIMITS, probe=False).phase == OPEN
-    assert replace(AWAITED, pauses=7).failed(131.0, 140.0, LIMITS, probe=True).phase == GIVEN_UP
+    assert AWAITED._replace(pauses=7).failed(131.0, 140.0, LIMITS, probe=True).phase == GIVEN_UP
 
 
 # -- steps in any order -----------------------------------------------------------------------------

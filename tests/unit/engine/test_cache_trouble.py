@@ -9,7 +9,6 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import diskcache
 import pytest
 
 from pytest_lmstudio.engine import cache as room
@@ -107,7 +106,7 @@ def test_an_answer_is_not_stored_while_another_process_writes_and_writes(
     assert run.cache.put("b", {"answer": "b"}, patient=False) is None
     assert run.problems == []
     assert run.cache.put("b", {"answer": "b"}) == Stored(stored=False, evicted=0)
-    assert run.problems == [f"the cache in {folder} is not usable: Timeout: "]
+    assert run.problems == [f"the cache in {folder} is not usable: OperationalError: database is locked; {NETWORK}"]
     writer.execute("COMMIT")
     assert run.cache.put("b", {"answer": "b"}) == Stored(stored=True, evicted=0)
     writer.execute("BEGIN EXCLUSIVE")
@@ -221,11 +220,11 @@ def test_after_one_wait_in_vain_the_next_uses_do_not_wait(
 ) -> None:
     """A process that keeps the database locked must not cost each call of a run five seconds."""
     tries: list[str] = []
-    real = diskcache.Cache.transact
+    real = TextCache.add
 
-    def counted(cache: diskcache.Cache, retry: bool = False) -> object:
-        tries.append("")
-        return real(cache, retry)
+    def counted(cache: TextCache, key: str, value: str, tag: int, most: int) -> bool:
+        tries.append(key)
+        return real(cache, key, value, tag, most)
 
     def tries_of_a_store(key: str) -> int:
         tries.clear()
@@ -234,7 +233,7 @@ def test_after_one_wait_in_vain_the_next_uses_do_not_wait(
 
     writer.execute("COMMIT")
     monkeypatch.setattr(room, "TRIES", 7)
-    monkeypatch.setattr(diskcache.Cache, "transact", counted)
+    monkeypatch.setattr(TextCache, "add", counted)
     run = Run(folder, 50)
     assert tries_of_a_store("b") == 1
     writer.execute("BEGIN EXCLUSIVE")

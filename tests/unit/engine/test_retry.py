@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -94,7 +93,7 @@ def test_the_jitter_is_random_by_default(name: str) -> None:
 def test_only_kinds_that_can_pass_are_tried_again(kind: ErrorKind) -> None:
     failure = Failure(kind, "")
     assert decide(failure, retry(), retries=3, strategy=exponential).again is KINDS[kind].retried
-    assert decide(replace(failure, forgiven=True), retry(), retries=3, strategy=exponential) == Decision(
+    assert decide(failure._replace(forgiven=True), retry(), retries=3, strategy=exponential) == Decision(
         again=True, wait_s=0.4
     )
 
