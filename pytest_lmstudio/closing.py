@@ -10,18 +10,20 @@ from urllib.parse import urlsplit
 
 from pytest_lmstudio import outlets
 from pytest_lmstudio.engine.vetting import count
+from pytest_lmstudio.home import shown
 from pytest_lmstudio.record.build import RunFacts, build_report
 from pytest_lmstudio.record.events import LOG, iso_of, raw_lines, read_events
 from pytest_lmstudio.record.stats import tally
 from pytest_lmstudio.report.bundle import write_bundle
 from pytest_lmstudio.report.files import write_whole
 from pytest_lmstudio.report.json import write_report
+from pytest_lmstudio.report.terminal import Line, lines, lost_lines
 from pytest_lmstudio.server.logs import Span, embedded_log, in_time, lmstudio_log
 from pytest_lmstudio.text import printable
 from pytest_lmstudio.values import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_lmstudio.record.events import Event, Events
     from pytest_lmstudio.server.embedded import EmbeddedServer
@@ -154,6 +156,16 @@ def _may_be_lmstudio(events: Sequence[Event]) -> bool:
 
 def _is_dead(own: EmbeddedServer | None) -> bool:
     return own is not None and not own.is_alive()
+
+
+def section(run: Run, report: Mapping[str, Any], width: int) -> Iterator[Line]:
+    """Yield the section at the end of the session."""
+    start_dir = run.config.invocation_params.dir
+    yield from lines(report, width=width, run_dir=shown(run.folder, start_dir))
+    yield from lost_lines(run.endings.lost())
+    if run.settings.html and not run.unwritten:
+        yield Line(f"page          {shown(Path(run.settings.html), start_dir)}")
+    yield from (Line(text, {"red": True}) for text in run.unwritten)
 
 
 def remember_lost(run: Run) -> None:

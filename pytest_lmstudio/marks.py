@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -16,8 +16,16 @@ MARKER = "llm"
 #: Fixtures whose tests are LM tests; what `lm_session` does is booked to a test, but need not be what it tests.
 _MARKING = frozenset({"lm", "alm", "reply"})
 _OWN_CALLS = frozenset({"lm", "alm", "lm_session"})
-#: The checked keywords of an LM test's marks.
-OPTIONS = pytest.StashKey["Mapping[str, Any]"]()
+
+
+class _Known(NamedTuple):
+    """The checked keywords of an LM test's marks, and how many marks of any name it had then."""
+
+    options: Mapping[str, Any]
+    marks: int
+
+
+_KNOWN = pytest.StashKey[_Known]()
 
 
 def mark_items(items: Iterable[pytest.Item]) -> None:
@@ -32,7 +40,7 @@ def mark_items(items: Iterable[pytest.Item]) -> None:
         if uses_model and marked is None:
             item.add_marker(MARKER)
         if uses_model or marked is not None:
-            item.stash[OPTIONS] = _merged(item)
+            item.stash[_KNOWN] = _Known(_merged(item), _count(item))
 
 
 def options_of(item: pytest.Item | None) -> Mapping[str, Any]:
@@ -43,6 +51,9 @@ def options_of(item: pytest.Item | None) -> Mapping[str, Any]:
     """
     if item is None:
         return {}
+    known = item.stash.get(_KNOWN, None)
+    if known is not None and known.marks == _count(item):
+        return known.options
     try:
         return _merged(item)
     except ValueError as error:
@@ -51,7 +62,7 @@ def options_of(item: pytest.Item | None) -> Mapping[str, Any]:
 
 def is_llm(item: pytest.Item) -> bool:
     """Tell whether a test is an LM test, as `mark_items` found; asked several times a test, in every suite."""
-    return OPTIONS in item.stash
+    return _KNOWN in item.stash
 
 
 def is_declared(item: pytest.Item) -> bool:
@@ -67,6 +78,10 @@ def asks_case(item: pytest.Item) -> bool:
 def needs_server(item: pytest.Item) -> bool:
     """Tell whether a test may make a call."""
     return is_llm(item) or "lm_session" in getattr(item, "fixturenames", ())
+
+
+def _count(item: pytest.Item) -> int:
+    return sum([len(node.own_markers) for node in item.iter_parents()])
 
 
 def _merged(item: pytest.Item) -> dict[str, Any]:

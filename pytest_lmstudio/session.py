@@ -13,7 +13,7 @@ from pytest_lmstudio.clock import Clock
 from pytest_lmstudio.common import Common
 from pytest_lmstudio.endings import Endings
 from pytest_lmstudio.gathered import Gathered
-from pytest_lmstudio.home import Place, new_run_id, shown
+from pytest_lmstudio.home import Place, new_run_id
 from pytest_lmstudio.interrupt import Interrupts
 from pytest_lmstudio.lazy import once_property
 from pytest_lmstudio.own_server import OwnServer
@@ -185,14 +185,21 @@ class Run:
         scope = self.scope or self.new_scope(item.nodeid)
         return Caller(self.runtime, lambda: scope, marks.options_of(item))
 
+    def take(self, scope: Scope) -> bool:
+        """Book what comes to this scope of the test under way, unless it has one by now; tell which."""
+        if self.scope is None:
+            self.scope = scope
+        return self.scope is scope
+
     def mark_report(self, report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
         """Put our facts, and the calls of a failed test, on its report."""
         error = call.excinfo.value if call.excinfo else None
         gate = self.settings.on_error == "gate"
-        llm, declared = marks.is_llm(item), marks.is_declared(item)
-        if error is not None and error is self.case_error:
-            outcome.mark_case(report, call)
-        outcome.mark_report(report, item, error, llm=llm, gate=gate, declared=declared)
+        if report.when == "call" or not report.passed:  # nothing else counts
+            if error is not None and error is self.case_error:
+                outcome.mark_case(report, call)
+            llm, declared = marks.is_llm(item), marks.is_declared(item)
+            outcome.mark_report(report, item, error, llm=llm, gate=gate, declared=declared)
         if self.scope is not None and self.scope.nodeid == item.nodeid and self.scope.calls:
             outlets.tell_calls(report, item, self.scope.calls, self.settings)
 
@@ -260,10 +267,10 @@ class Run:
         if not self.made_calls:
             return None
         self.prepare()
-        from pytest_lmstudio.record.events import EventWriter
+        from pytest_lmstudio.record.events import LOG, EventWriter
 
         common = {"run_id": self.run_id, "worker": "main", "pipeline_version": self.settings.pipeline_version}
-        return EventWriter(self.folder / "events.jsonl", common, now_s=self.clock.now_s, spare=self.place.make_spare)
+        return EventWriter(self.folder / LOG, common, now_s=self.clock.now_s, spare=self.place.make_spare)
 
     def gate_failed(self) -> bool:
         """Tell whether more was lost than may be, as of now."""
@@ -290,15 +297,9 @@ class Run:
     def lines(self, width: int) -> Iterator[Line]:
         """Yield the section at the end of the session."""
         if self.report is not None:
-            from pathlib import Path
+            from pytest_lmstudio import closing
 
-            from pytest_lmstudio.report.terminal import Line, lines, lost_lines
-
-            yield from lines(self.report, width=width, run_dir=shown(self.folder, self.config.invocation_params.dir))
-            yield from lost_lines(self.endings.lost())
-            if self.settings.html and not self.unwritten:
-                yield Line(f"page          {shown(Path(self.settings.html), self.config.invocation_params.dir)}")
-            yield from (Line(text, {"red": True}) for text in self.unwritten)
+            yield from closing.section(self, self.report, width)
 
     def close(self) -> None:
         """Give everything back."""

@@ -38,6 +38,7 @@ class _Asked:
 
     Attributes:
         caller: what began it.
+        scope: where it is booked, once its test asks for it.
         plan: what it asks.
         request: the request.
         found: the answer from the cache, or None.
@@ -46,6 +47,7 @@ class _Asked:
     """
 
     caller: Caller
+    scope: Scope
     plan: Planned
     request: Request
     found: Reply | None = None
@@ -95,8 +97,8 @@ class Ahead:
             LMError: there is no answer.
             LMSchemaError: the answer breaks its schema.
         """
-        caller = self._run.caller(item)
         asked = self._asked.pop(item, None)
+        caller = asked.caller if asked is not None and self._run.take(asked.scope) else self._run.caller(item)
         plan = planned(caller, case) if asked is None else asked.plan
         self._taken = item
         started = (asked and asked.started()) or caller.start(plan)
@@ -142,7 +144,7 @@ class Ahead:
         if ready is None:
             return False  # the first test that asks finds out which model is loaded
         if ready.failure is None:
-            asked = self._asked[item] = _Asked(caller, plan, ready.request, caller.look(ready.request))
+            asked = self._asked[item] = _Asked(caller, scope, plan, ready.request, caller.look(ready.request))
             if asked.found is None and ready.request.options.cache != "offline":
                 asked.future = caller.runtime.loop.submit(self._call(asked))
         return True

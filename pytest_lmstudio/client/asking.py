@@ -44,6 +44,8 @@ class Asked(NamedTuple):
 
 def effective(settings: Settings, marker: Mapping[str, Any]) -> Settings:
     """Return the settings as a test's marker changes them."""
+    if not marker:
+        return settings
     changed: dict[str, Any] = {name: marker[name] for name in TRANSPORT if name in marker and name != "cache"}
     if "cache" in marker:
         changed["cache"] = _cache_mode(settings, wanted=marker["cache"])

@@ -36,6 +36,9 @@ EVENTS_LOST = "events are missing from the log"
 #: Stands for a log that is not open.
 _NONE = -1
 
+#: Made once: `json.loads` makes one for each line.
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+
 # The last second formatted and its text; replaced as one object, so that threads never see half of it.
 _second: tuple[int, str] = (-1, "")
 
@@ -290,7 +293,7 @@ def _decoded(line: str) -> tuple[Event | None, bool]:
 
 def _parsed(line: str) -> Event | None:
     try:
-        found = json.loads(line, parse_constant=lambda _: None)
+        found = _DECODER.decode(line)
     except (ValueError, RecursionError):
         return None
     is_event = isinstance(found, dict) and isinstance(found.get("event"), str) and isinstance(found.get("ts"), str)

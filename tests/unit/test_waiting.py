@@ -27,7 +27,9 @@ class TimesUp(BaseException):
 
 
 def runtime(loop_wait: Callable[[Future[Any]], Any] = Future.result, *, interrupted: bool = False) -> Runtime:
-    return cast("Runtime", SimpleNamespace(interrupted=interrupted, loop=SimpleNamespace(wait=loop_wait)))
+    return cast(
+        "Runtime", SimpleNamespace(interrupted=interrupted, loop=SimpleNamespace(wait=loop_wait, idle=lambda: None))
+    )
 
 
 def raising(error: BaseException) -> Callable[[Future[Any]], Any]:
