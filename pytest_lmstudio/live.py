@@ -176,7 +176,7 @@ class Controller(Live):
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker what it must know."""
-        node.workerinput["lmstudio"] = self._run.for_worker()
+        node.workerinput["lmstudio"] = xdist.for_worker(self._run)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:

@@ -114,17 +114,6 @@ class Run:
         """Start the embedded server, if the run uses one and has not got it."""
         self.own_server.start(self.common.folder, say)
 
-    def for_worker(self) -> dict[str, Any]:
-        """Return what a worker must know; plain data, and no secret."""
-        return {
-            "run_id": self.run_id,
-            "clock_offset_s": self.clock.offset_s,
-            "started_s": self.started_s,
-            "shared_dir": self.common.folder(),
-            "settings": self.own_server.settings().as_dict(),
-            "fixed_model": self.own_server.model(),
-        }
-
     # While tests run.
 
     @once_property

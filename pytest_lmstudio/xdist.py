@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_lmstudio.options import Resolved
+    from pytest_lmstudio.session import Run
 
 #: Options of pytest and xdist that mean "not in workers", with the value each has when it was not chosen.
 _CHOICES: tuple[tuple[str, tuple[object, ...]], ...] = (
@@ -67,6 +68,18 @@ def _dist_given(config: pytest.Config, environ: Mapping[str, str]) -> bool:
     except ValueError:
         added = []
     return any(str(arg).split("=", 1)[0] == "--dist" for arg in [*added, *config.invocation_params.args])
+
+
+def for_worker(run: Run) -> dict[str, Any]:
+    """Return what a worker must know; plain data, and no secret."""
+    return {
+        "run_id": run.run_id,
+        "clock_offset_s": run.clock.offset_s,
+        "started_s": run.started_s,
+        "shared_dir": run.common.folder(),
+        "settings": run.own_server.settings().as_dict(),
+        "fixed_model": run.own_server.model(),
+    }
 
 
 def report_usage_error(config: pytest.Config, items: list[pytest.Item], text: str) -> None:
