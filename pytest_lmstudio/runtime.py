@@ -31,7 +31,6 @@ from pytest_lmstudio.settings import DRAIN_S, EMBEDDED
 from pytest_lmstudio.text import printable, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from concurrent.futures import Future
 
     from pytest_lmstudio.engine.retry import RetryStrategy
@@ -77,7 +76,6 @@ class Runtime:
         token: the API token, or None.
         strategy: the back-off.
         fixed_model: the model of a server of our own, or None.
-        idle: called once, while the first answer is waited for.
     """
 
     def __init__(
@@ -88,14 +86,12 @@ class Runtime:
         token: str | None,
         strategy: RetryStrategy,
         fixed_model: str | None,
-        idle: Callable[[], object] | None = None,
     ) -> None:
         self.settings = settings
         self.identity = identity
         self._token = token
         self._strategy = strategy
         self._fixed_model = fixed_model
-        self._idle = idle
         self._home = Home(settings.dir)
         self._problems: set[str] = set()
         self._draining: Future[None] | None = None
@@ -159,7 +155,7 @@ class Runtime:
     @once_property
     def loop(self) -> Loop:
         """Return the engine's event loop."""
-        return Loop(self._idle)
+        return Loop()
 
     @once_property
     def transport(self) -> Transport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -122,6 +121,7 @@ class Run:
         from pytest_lmstudio.record.events import iso_of
         from pytest_lmstudio.runtime import Identity, Runtime
 
+        self.announcer.start()
         received = self.received or {}
         number = int("".join(filter(str.isdigit, self.worker)) or 0)
         shared_dir, started_at = received.get("shared_dir"), iso_of(self.started_s)
@@ -132,13 +132,7 @@ class Run:
             token=names.token(),
             strategy=self.strategy,  # type: ignore[arg-type]  # check() has seen to it
             fixed_model=received["fixed_model"] if received else self.own_server.model(),
-            idle=None if received else self.prepare,
         )
-
-    def prepare(self) -> None:
-        """Load what is wanted later, now that the first answers are waited for; later it would be waited for itself."""
-        self.announcer.start()
-        import_module("pytest_lmstudio.closing")
 
     def begin_test(self, item: pytest.Item) -> None:
         """Book what comes to a test, or to nobody; its scope is made when something does come."""
@@ -255,7 +249,6 @@ class Run:
         """Return the log, for what this process adds to it as the one that sees all reports."""
         if not self.made_calls:
             return None
-        self.prepare()
         from pytest_lmstudio.record.events import LOG, EventWriter
 
         common = {"run_id": self.run_id, "worker": "main", "pipeline_version": self.settings.pipeline_version}

@@ -33,7 +33,6 @@ async def wait_async(runtime: Runtime, future: Future[T]) -> T:
     """Wait in whichever event loop the test runs: asyncio's, or anyio's other one."""
     cut: BaseException
     try:
-        runtime.loop.idle()
         loop = _running_loop()
         if loop is not None:
             return await _settled(loop, future)

@@ -24,14 +24,9 @@ _SLICE_S = 0.2 if sys.platform == "win32" else None
 
 
 class Loop:
-    """An asyncio loop on a daemon thread.
+    """An asyncio loop on a daemon thread."""
 
-    Args:
-        idle: called once, while the first result is waited for: what there is to do beside.
-    """
-
-    def __init__(self, idle: Callable[[], object] | None = None) -> None:
-        self._idle = idle
+    def __init__(self) -> None:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._loop.getaddrinfo = _getaddrinfo  # type: ignore[method-assign]  # see _getaddrinfo
@@ -60,19 +55,12 @@ class Loop:
 
     def wait(self, future: Future[T]) -> T:
         """Wait for a future of this loop."""
-        self.idle()
         while True:
             try:
                 return future.result(_SLICE_S)
             except TimeoutError:
                 if future.done():
                     raise
-
-    def idle(self) -> None:
-        """Do what there is to do while the first result is on its way."""
-        idle, self._idle = self._idle, None
-        if idle is not None:
-            idle()
 
     def close(self) -> None:
         """Stop the loop and end its thread."""

@@ -27,9 +27,7 @@ class TimesUp(BaseException):
 
 
 def runtime(loop_wait: Callable[[Future[Any]], Any] = Future.result, *, interrupted: bool = False) -> Runtime:
-    return cast(
-        "Runtime", SimpleNamespace(interrupted=interrupted, loop=SimpleNamespace(wait=loop_wait, idle=lambda: None))
-    )
+    return cast("Runtime", SimpleNamespace(interrupted=interrupted, loop=SimpleNamespace(wait=loop_wait)))
 
 
 def raising(error: BaseException) -> Callable[[Future[Any]], Any]:
