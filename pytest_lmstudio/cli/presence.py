@@ -24,7 +24,7 @@ from pytest_lmstudio.values import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_lmstudio.engine.classify import Failure
+    from pytest_lmstudio.engine.failure import Failure
     from pytest_lmstudio.records import ServerInfo
     from pytest_lmstudio.server.probe import Features
 

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_lmstudio.cli.target import RESTART, remedy_of
-from pytest_lmstudio.engine.classify import Refused
+from pytest_lmstudio.engine.failure import Refused
 from pytest_lmstudio.errors import KINDS, ErrorKind
 from pytest_lmstudio.record.events import iso_of
 from pytest_lmstudio.record.gate import percent
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_lmstudio.cli.target import Target
-    from pytest_lmstudio.engine.classify import Failure
+    from pytest_lmstudio.engine.failure import Failure
     from pytest_lmstudio.server.probe import Probe
     from pytest_lmstudio.settings import BreakerLimits
 

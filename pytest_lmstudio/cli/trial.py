@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_lmstudio.cli.target import Target
-    from pytest_lmstudio.engine.classify import Failure
     from pytest_lmstudio.engine.deadline import Limits
+    from pytest_lmstudio.engine.failure import Failure
     from pytest_lmstudio.records import ModelInfo
     from pytest_lmstudio.server.probe import Generation, Probe
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -118,6 +117,8 @@ def _extra(value: object) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> str:
+    import difflib
+
     known = sorted(BODY | TRANSPORT.keys() | {"system", "extra_body"})
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -12,7 +12,7 @@ from pytest_lmstudio.client import asking
 from pytest_lmstudio.client.streaming import Stream
 from pytest_lmstudio.client.waiting import leave
 from pytest_lmstudio.engine.answers import pieces_of, prompt_chars, reply_of
-from pytest_lmstudio.engine.classify import Failure, Refused
+from pytest_lmstudio.engine.failure import Failure, Refused
 from pytest_lmstudio.engine.key import cache_key, question
 from pytest_lmstudio.engine.nearest import explain_miss
 from pytest_lmstudio.errors import UNKNOWN_MODEL, ErrorKind, LMError, describe, make_error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pytest_lmstudio.client.mapping import completed, settled
 from pytest_lmstudio.client.waiting import wait
-from pytest_lmstudio.engine.classify import Refused
+from pytest_lmstudio.engine.failure import Refused
 from pytest_lmstudio.records import Call
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine import wire
-from pytest_lmstudio.engine.classify import Failure, Refused
+from pytest_lmstudio.engine.failure import Failure, Refused
 from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.reply import Reply
 from pytest_lmstudio.text import printable

@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.engine import wire
-from pytest_lmstudio.engine.classify import Failure, Refused, classify
 from pytest_lmstudio.engine.deadline import Deadline, Limits
 from pytest_lmstudio.engine.exchange import Exchange, json_or_none, read_text
+from pytest_lmstudio.engine.failure import Failure, Refused
 from pytest_lmstudio.engine.progress import Progress
 from pytest_lmstudio.engine.response import Broken
 from pytest_lmstudio.errors import ErrorKind
@@ -159,6 +159,8 @@ def _failure(
     if isinstance(error, Refused):
         return error.failure
     if isinstance(error, wire.StreamError):
+        from pytest_lmstudio.engine.classify import classify  # its patterns take time that most runs need not spend
+
         return classify(200, {}, error.body, str(error), sent)
     if isinstance(error, wire.BadAnswer):
         return Failure(ErrorKind.INVALID_RESPONSE, str(error), progress.phase, 200)

@@ -13,7 +13,7 @@ from pytest_lmstudio.text import mask, printable, redact
 if TYPE_CHECKING:
     from pytest_lmstudio.engine.attempt import Answer
     from pytest_lmstudio.engine.cache import Stored
-    from pytest_lmstudio.engine.classify import Failure
+    from pytest_lmstudio.engine.failure import Failure
     from pytest_lmstudio.record.events import EventWriter
     from pytest_lmstudio.records import Request
     from pytest_lmstudio.reply import Reply

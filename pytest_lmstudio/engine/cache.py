@@ -173,6 +173,10 @@ class AnswerCache:
             self._note_use(key, tag)
         return entry
 
+    def stored(self, key: str) -> bool:
+        """Tell whether this process stored or used an entry, without a look at the database."""
+        return key in self._used
+
     def put(self, key: str, entry: dict[str, Any], *, patient: bool = True) -> Stored | None:
         """Store an entry if there is room, or room can be made; never raises.
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from pytest_lmstudio.engine.classify import INTERRUPTED, Failure, Refused
+from pytest_lmstudio.engine.failure import INTERRUPTED, Failure, Refused
 from pytest_lmstudio.engine.life import Life
 from pytest_lmstudio.records import Attempt, Call
 

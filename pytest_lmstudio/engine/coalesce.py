@@ -42,6 +42,11 @@ class Coalescer:
         if self._folder:
             self._folder.mkdir(exist_ok=True)
 
+    @property
+    def over_processes(self) -> bool:
+        """Tell whether other processes may ask the same."""
+        return self._folder is not None
+
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncIterator[tuple[Entry | None, Leave]]:
         """Wait for the key's turn; yield what an earlier caller left (None: lead), and the way to leave an answer."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine import wire
-from pytest_lmstudio.engine.classify import Failure, Refused, classify
+from pytest_lmstudio.engine.failure import Failure, Refused
 from pytest_lmstudio.engine.response import Broken
 from pytest_lmstudio.errors import ErrorKind
 
@@ -66,6 +66,8 @@ class Exchange:
             await response.close()
         body = wire.parsed(text) if response.ok else json_or_none(text)
         if not response.ok or wire.is_error(body):
+            from pytest_lmstudio.engine.classify import classify  # its patterns take time that most runs need not spend
+
             raise Refused(classify(response.status, response.headers, body, text, content))
         if self._on_piece and isinstance(body, dict):
             self._on_piece(wire.text_of(wire.message_of(body).get("content")))

@@ -12,8 +12,8 @@ from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.answers import check_answer, entry_of, is_cut_thinking, read_reply, reply_of
 from pytest_lmstudio.engine.attempt import Answer, AttemptFailed, run_attempt
 from pytest_lmstudio.engine.cache import Stored
-from pytest_lmstudio.engine.classify import INTERRUPTED, Failure, Refused
 from pytest_lmstudio.engine.deadline import Limits
+from pytest_lmstudio.engine.failure import INTERRUPTED, Failure, Refused
 from pytest_lmstudio.engine.progress import Progress
 from pytest_lmstudio.engine.retry import Retry, decide, pause
 from pytest_lmstudio.errors import ErrorKind
@@ -56,9 +56,10 @@ class Life:
         """Lead, or take the answer of the one that led."""
         engine, request = self.engine, self.request
         async with engine.coalescer.turn(request.key) as (left, leave):
-            entry = left
-            if entry is None and engine.cache is not None:  # the one that led may have ended since the test looked
-                entry = engine.cache.get(request.key)
+            entry, cache = left, engine.cache
+            # The one that led may have ended since the test looked.
+            if entry is None and cache and (engine.coalescer.over_processes or cache.stored(request.key)):
+                entry = cache.get(request.key)
             reply = reply_of(request, entry, cached=True) if entry is not None else None
             if reply is None:
                 return await self.sent(leave)

@@ -124,6 +124,7 @@ class Pool:
         self._host = host
         self._port = port
         self._keep_s = keep_s
+        self._race_s = None if _is_address(host) else _HAPPY_EYEBALLS_S
         self._idle: list[Connection] = []
 
     async def send(  # one request needs all of it
@@ -168,7 +169,7 @@ class Pool:
         await asyncio.sleep(0)  # the loop closes the sockets in its next turn
 
     async def _connect(self) -> Connection:
-        streams = await asyncio.open_connection(self._host, self._port, happy_eyeballs_delay=_HAPPY_EYEBALLS_S)
+        streams = await asyncio.open_connection(self._host, self._port, happy_eyeballs_delay=self._race_s)
         return Connection(*streams)
 
     def _kept(self) -> Connection | None:
@@ -180,3 +181,12 @@ class Pool:
                 return connection
             connection.close()
         return None
+
+
+def _is_address(host: str) -> bool:
+    """Tell whether a host is one address; a name may have several, of which not all answer."""
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except OSError:
+        return False
+    return True

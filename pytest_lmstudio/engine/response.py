@@ -6,7 +6,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio.engine import plain
-from pytest_lmstudio.engine.classify import Failure, Refused
+from pytest_lmstudio.engine.failure import Failure, Refused
 from pytest_lmstudio.errors import ErrorKind
 from pytest_lmstudio.text import printable
 

@@ -15,7 +15,7 @@ from pytest_lmstudio.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_lmstudio.engine.classify import Failure
+    from pytest_lmstudio.engine.failure import Failure
     from pytest_lmstudio.errors import ErrorKind, Phase
 
 #: No back-off is longer: past it a person would rather see the failure.

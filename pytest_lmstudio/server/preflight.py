@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_lmstudio.engine import wire
 from pytest_lmstudio.engine.attempt import AttemptFailed, get_json, run_attempt
-from pytest_lmstudio.engine.classify import Failure, Refused
 from pytest_lmstudio.engine.deadline import Limits
+from pytest_lmstudio.engine.failure import Failure, Refused
 from pytest_lmstudio.errors import KINDS, ErrorKind
 from pytest_lmstudio.records import ModelInfo, ServerInfo
 from pytest_lmstudio.server import models as dialects

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pytest_lmstudio.engine.attempt import Answer
-    from pytest_lmstudio.engine.classify import Failure
     from pytest_lmstudio.engine.deadline import Limits
+    from pytest_lmstudio.engine.failure import Failure
     from pytest_lmstudio.records import ServerInfo
     from pytest_lmstudio.reply import Reply
 

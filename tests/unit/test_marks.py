@@ -20,9 +20,12 @@ class FakeItem:
     nodeid = "test_a.py::test_one"
 
     def __init__(self, *found: Any, fixturenames: tuple[str, ...] = ()) -> None:
-        self.marks = [mark.mark for mark in found]
+        self.marks = self.own_markers = [mark.mark for mark in found]
         self.fixturenames = fixturenames
         self.stash = pytest.Stash()
+
+    def iter_parents(self) -> list[FakeItem]:
+        return [self]
 
     def iter_markers(self, name: str) -> list[pytest.Mark]:
         return [mark for mark in self.marks if mark.name == name]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_lmstudio.engine import answers
 from pytest_lmstudio.engine.attempt import Answer
-from pytest_lmstudio.engine.classify import Refused
+from pytest_lmstudio.engine.failure import Refused
 from pytest_lmstudio.engine.wire import BadAnswer
 from pytest_lmstudio.records import CallOptions, Endpoint, Request
 from pytest_lmstudio.reply import Reply

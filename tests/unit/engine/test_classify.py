@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_lmstudio.engine.classify import Failure, classify
+from pytest_lmstudio.engine.classify import classify
+from pytest_lmstudio.engine.failure import Failure
 from pytest_lmstudio.errors import KINDS, ErrorKind
 from tests.unit.engine import errors_elsewhere as elsewhere
 from tests.unit.engine import errors_known as known

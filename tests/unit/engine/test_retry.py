@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_lmstudio.engine.classify import Failure
+from pytest_lmstudio.engine.failure import Failure
 from pytest_lmstudio.engine.retry import (
     STRATEGIES,
     Decision,
