@@ -60,6 +60,11 @@ def options_of(item: pytest.Item | None) -> Mapping[str, Any]:
         raise pytest.UsageError(str(error)) from None
 
 
+def collected(item: pytest.Item) -> Mapping[str, Any]:
+    """Return the keywords of an LM test's marks as they were checked when it was collected."""
+    return item.stash[_KNOWN].options
+
+
 def is_llm(item: pytest.Item) -> bool:
     """Tell whether a test is an LM test, as `mark_items` found; asked several times a test, in every suite."""
     return _KNOWN in item.stash

@@ -67,7 +67,7 @@ def _asks(item: pytest.Item, model: str | None) -> _Asks | None:
 def _marked(item: pytest.Item, keyword: str) -> str | None:
     """Return what the marks of a test say, also those that a conftest gave it since they were checked."""
     own = (mark.kwargs.get(keyword) for mark in item.own_markers if mark.name == marks.MARKER)
-    return next((said for said in own if isinstance(said, str)), marks.options_of(item).get(keyword))
+    return next((said for said in own if isinstance(said, str)), marks.collected(item).get(keyword))
 
 
 def _other_parameters(item: pytest.Item) -> Hashable:
