@@ -11,14 +11,12 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 
 def canonical(value: Any) -> Any:
     """Return JSON data in one spelling: a float that is a whole number becomes an int, as in RFC 8785."""
-    if isinstance(value, str):
-        return value
     if isinstance(value, float):
         return int(value) if value.is_integer() else value
     if isinstance(value, dict):
-        return {name: canonical(part) for name, part in value.items()}
+        return {name: part if type(part) is str else canonical(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [canonical(part) for part in value]
+        return [part if type(part) is str else canonical(part) for part in value]
     return value
 
 
