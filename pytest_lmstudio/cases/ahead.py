@@ -71,7 +71,8 @@ class Ahead:
         limit = run.settings.concurrency
         self._run = run
         self._items = items
-        self._window = max(_LEAST_WINDOW, _WINDOW * limit)
+        self._window = limit  # at first: to plan more takes time that sending these needs
+        self._whole_window = max(_LEAST_WINDOW, _WINDOW * limit)
         self._gate = asyncio.Semaphore(limit)  # so that a call which a running test makes itself comes next
         self._next = 0
         self._closed = False
@@ -103,7 +104,8 @@ class Ahead:
         self._taken = item
         started = (asked and asked.started()) or caller.start(plan)
         self._advance()
-        call = started if isinstance(started, Call) else wait(caller.runtime, started)
+        widen = self._widen if self._window < self._whole_window else None
+        call = started if isinstance(started, Call) else wait(caller.runtime, started, widen)
         return caller.settle(call, plan.schema)
 
     def close(self, *, interrupted: bool) -> None:
@@ -117,6 +119,10 @@ class Ahead:
             return
         self._leave(list(self._asked.values()))
         self._asked.clear()
+
+    def _widen(self) -> None:
+        self._window = self._whole_window
+        self._advance()
 
     def _advance(self) -> None:
         if self._items is None:

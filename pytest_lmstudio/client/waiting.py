@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from concurrent import futures
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     from pytest_lmstudio.runtime import Runtime
@@ -18,11 +19,22 @@ if TYPE_CHECKING:
 __tracebackhide__ = True
 
 T = TypeVar("T")
+#: How long some dozens of requests take to be sent, on a slow machine.
+_SENDING_S = 0.03
 
 
-def wait(runtime: Runtime, future: Future[T]) -> T:
-    """Wait in the test's thread."""
+def wait(runtime: Runtime, future: Future[T], meanwhile: Callable[[], object] | None = None) -> T:
+    """Wait in the test's thread.
+
+    Args:
+        runtime: what the process opened for calls.
+        future: the call.
+        meanwhile: called when the requests that were begun have had a moment to be sent.
+    """
     try:
+        if meanwhile is not None:
+            futures.wait([future], _SENDING_S)
+            meanwhile()
         return runtime.loop.wait(future)
     except BaseException as cut:
         leave(runtime, [future], cut)
