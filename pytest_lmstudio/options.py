@@ -37,6 +37,12 @@ class Resolved(NamedTuple):
         return self.sources.get("concurrency", "default") in {"command line", "environment", "ini"}
 
     @property
+    def wanted_files(self) -> list[str]:
+        """Return the files that the command line asks for, where the report is to go."""
+        named = {"report": self.settings.report, "html": self.settings.html}
+        return [path for name, path in named.items() if path and self.sources.get(name) == "command line"]
+
+    @property
     def wants_workers(self) -> bool:
         """Tell whether the user asked for something that implies xdist workers."""
         return self.concurrency_given or self.sources.get("url") == "command line"

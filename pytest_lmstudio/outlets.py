@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from pytest_lmstudio import texts
+from pytest_lmstudio.home import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from pytest_lmstudio.records import Call
+    from pytest_lmstudio.report.terminal import Line
     from pytest_lmstudio.report.texts import Parts
     from pytest_lmstudio.session import Run
     from pytest_lmstudio.settings import Settings
@@ -49,6 +51,15 @@ def files(run: Run, report: dict[str, Any]) -> Iterator[tuple[Path, Callable[[Pa
         outlet = run.config.pluginmanager.get_plugin(name)
         if outlet is not None:
             yield from outlet.files(report)
+
+
+def unwritten(run: Run) -> Iterator[Line]:
+    """Yield what is said at the end of a run that made no call: which files the command line asked for in vain."""
+    if files := run.resolved.wanted_files:
+        from pytest_lmstudio.report.terminal import Line
+
+        start_dir = run.config.invocation_params.dir
+        yield from (Line(f"no call was made: {shown(Path(file), start_dir)} is not written") for file in files)
 
 
 def texts_of(run: Run) -> Mapping[str, Parts]:

@@ -282,6 +282,8 @@ class Run:
             from pytest_lmstudio import closing
 
             yield from closing.section(self, self.report, width)
+        elif not self.config.option.collectonly:
+            yield from outlets.unwritten(self)
 
     def close(self) -> None:
         """Give everything back."""

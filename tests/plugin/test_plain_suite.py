@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.plugin.inner import header_of, run
@@ -90,6 +92,27 @@ def test_an_lm_test_that_makes_no_call_leaves_no_section_and_no_folder(pytester:
     result.assert_outcomes(passed=1)
     assert not any("LM Studio" in line for line in result.outlines)
     assert not (pytester.path / ".lmstudio").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--lmstudio-html=page.html", "--lmstudio-report=out/r.json"), ["out/r.json", "page.html"]),
+        (("--lmstudio-html=page.html", "-n2"), ["page.html"]),
+        (("--lmstudio-html=page.html", "--collect-only"), []),
+        (("-o", "lmstudio_html=page.html"), []),
+    ],
+    ids=["both", "workers", "collect only", "ini"],
+)
+def test_a_page_asked_for_in_vain_is_told(args: tuple[str, ...], told: list[str], pytester: pytest.Pytester) -> None:
+    """What the command line asks for would be looked for; a setting of the project holds for runs without calls too."""
+    (pytester.path / "out").mkdir()
+    pytester.makepyfile("def test_plain(): pass")
+    result = run(pytester, *args)
+    assert result.ret == 0
+    said = [line for line in result.outlines if line.startswith("no call was made: ")]
+    assert said == [f"no call was made: {name} is not written" for name in map(os.path.normpath, told)]
+    assert [line for line in result.outlines if "LM Studio" in line] == ([" LM Studio ".center(80, "=")] if told else [])
 
 
 MIXED = """
