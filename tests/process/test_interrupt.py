@@ -139,7 +139,8 @@ def test_an_interrupt_says_what_is_waited_for_while_that_can_be_ended(
     ):
         server.wait_for(lambda: server.in_flight == 4, 30)
         run.signal(number)
-        run.wait_until(lambda: told in shown.read_text("utf-8"))
+        run.wait_until(lambda: "interrupted" in shown.read_text("utf-8"))
+        assert told in shown.read_text("utf-8")
         assert server.in_flight == 4
         time.sleep(0.2)  # a stop signal that comes again at once is the same one
         run.signal(number)
