@@ -111,13 +111,7 @@ class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
         return _found(self._sql(_READ, (key,)).fetchone())
 
     def add(self, key: str, value: str, tag: int, most: int) -> bool:
-        """Store a value, unless it would be one more than `most`; tell whether it was stored.
-
-        Raises:
-            Refused: the value is too long for a row.
-        """
-        if len(value) > LARGEST_VALUE:
-            raise Refused
+        """Store a value, unless it would be one more than `most`; tell whether it was stored."""
         row = {"key": key, "value": value, "tag": tag, "most": most, "now": time.time()}
         return bool(self._sql(_ADD, row).rowcount == 1)
 

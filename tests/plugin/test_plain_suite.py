@@ -112,7 +112,9 @@ def test_a_page_asked_for_in_vain_is_told(args: tuple[str, ...], told: list[str]
     assert result.ret == 0
     said = [line for line in result.outlines if line.startswith("no call was made: ")]
     assert said == [f"no call was made: {name} is not written" for name in map(os.path.normpath, told)]
-    assert [line for line in result.outlines if "LM Studio" in line] == ([" LM Studio ".center(80, "=")] if told else [])
+    assert [line for line in result.outlines if "LM Studio" in line] == (
+        [" LM Studio ".center(80, "=")] if told else []
+    )
 
 
 MIXED = """

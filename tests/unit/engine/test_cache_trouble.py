@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio.engine import cache as room
+from pytest_lmstudio.engine import database
 from pytest_lmstudio.engine.cache import AnswerCache, Stored, count
 from pytest_lmstudio.engine.database import LOCK_WAIT_S, TRIES, TextCache
 from tests.unit.engine.caches import Run, a_run, query, suite
@@ -213,6 +214,24 @@ def test_what_is_no_plain_file_is_set_aside_unread(tmp_path: Path, folder: Path,
     assert len(run.problems) == 1
     assert run.problems[0].startswith("the cache was damaged (ValueError: it holds what is no plain file)")
     assert outside.read_bytes() == b"x" * 5000
+
+
+def test_a_cache_that_cannot_mark_its_run_closes_what_it_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[TextCache] = []
+    real = database.open_to_write
+
+    def noted(where: Path) -> TextCache:
+        opened.append(real(where))
+        return opened[0]
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "open_to_write", noted)
+    monkeypatch.setattr(room, "Mark", cut)
+    with pytest.raises(KeyboardInterrupt):
+        AnswerCache(folder, size=5, run=2, on_problem=pytest.fail)
+    assert not hasattr(opened[0]._local, "con")
 
 
 def test_after_one_wait_in_vain_the_next_uses_do_not_wait(

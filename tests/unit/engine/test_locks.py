@@ -111,6 +111,91 @@ def test_a_lock_whose_folder_went_away_is_told_when_it_is_taken(tmp_path: Path) 
         lock.try_acquire()
 
 
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the descriptors that are closed from now on."""
+    found: list[int] = []
+    real = os.close
+
+    def noted(fd: int) -> None:
+        found.append(fd)
+        real(fd)
+
+    monkeypatch.setattr(os, "close", noted)
+    return found
+
+
+def test_who_holds_a_lock_takes_it_again_and_gives_it_back_as_often(tmp_path: Path) -> None:
+    one, other = (ProcessLock(tmp_path / "a.lock") for _ in range(2))
+    one.release()  # it is not held: nothing happens
+    with one.held():
+        assert one.try_acquire()
+        assert not other.try_acquire()
+        one.release()
+        assert not other.try_acquire()
+    assert other.try_acquire()
+    other.release()
+    assert (tmp_path / "a.lock").exists()
+
+
+def test_a_passing_lock_leaves_no_file(tmp_path: Path) -> None:
+    one, other = (ProcessLock(tmp_path / "a.lock", passing=True) for _ in range(2))
+    assert one.try_acquire()
+    assert not other.try_acquire()
+    one.release()
+    assert not (tmp_path / "a.lock").exists()
+    assert other.try_acquire()
+    other.release()
+
+
+def test_a_file_that_its_holder_deletes_in_between_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: list[int]
+) -> None:
+    """Else one would hold a file that nobody finds any more, and the next one its successor."""
+    import fcntl
+
+    path, real, seen = tmp_path / "a.lock", fcntl.flock, list[int]()
+
+    def deleted_before(fd: int, how: int) -> None:
+        if not seen:
+            path.unlink()
+        elif len(seen) == 1:
+            (tmp_path / "successor").rename(path)
+        seen.append(fd)
+        real(fd, how)
+
+    one, other = (ProcessLock(path, passing=True) for _ in range(2))
+    (tmp_path / "successor").touch()
+    closed.clear()
+    monkeypatch.setattr(fcntl, "flock", deleted_before)
+    assert one.try_acquire()
+    monkeypatch.undo()
+    assert len(seen) == 3
+    assert closed == seen[:2]
+    assert not other.try_acquire()
+    one.release()
+
+
+def test_a_lock_that_fails_leaves_no_open_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: list[int]
+) -> None:
+    import fcntl
+
+    tried: list[int] = []
+
+    def refuse(fd: int, _: int) -> None:
+        tried.append(fd)
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    lock = ProcessLock(tmp_path / "a.lock")
+    closed.clear()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _ in range(2):
+        with pytest.raises(LockError, match=r"a\.lock cannot be locked \(No locks available\)"):
+            lock.try_acquire()
+    assert closed == tried
+
+
 def test_a_link_in_place_of_the_file_that_is_tried_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "try.lock").symlink_to(tmp_path / "outside")
     with pytest.raises(LockError, match="cannot be locked"):
