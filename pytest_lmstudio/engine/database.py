@@ -106,6 +106,14 @@ def _found(row: tuple[object, object] | None) -> tuple[str | None, object]:
 class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
     """A cache of texts, read and written without the detours of diskcache: most of what a call cost beside them."""
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        """Open the database; when that fails, the connection is closed, where diskcache leaves it open."""
+        try:
+            super().__init__(*args, **settings)
+        except BaseException:
+            self.close()
+            raise
+
     def get(self, key: str) -> tuple[str | None, object]:
         """Return a key's value and tag, None for what is not there."""
         return _found(self._sql(_READ, (key,)).fetchone())

@@ -216,6 +216,26 @@ def test_what_is_no_plain_file_is_set_aside_unread(tmp_path: Path, folder: Path,
     assert outside.read_bytes() == b"x" * 5000
 
 
+def test_a_database_that_cannot_be_opened_leaves_no_connection(
+    folder: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[sqlite3.Connection] = []
+    real = sqlite3.connect
+
+    def connect(*args: Any, **named: Any) -> sqlite3.Connection:
+        made.append(real(*args, **named))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        database.open_to_write(folder)
+    assert writer.in_transaction
+    for connection in made:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+    assert made
+
+
 def test_a_cache_that_cannot_mark_its_run_closes_what_it_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[TextCache] = []
     real = database.open_to_write
