@@ -27,6 +27,8 @@ LOCK_WAIT_S = 0.05
 TRIES = 100
 #: What may go wrong with a database; the last comes from a row whose number is the largest there is.
 TROUBLE = (diskcache.Timeout, sqlite3.Error, OSError, OverflowError)
+#: How often a locked database is tried while it is opened, when diskcache lets SQLite itself not wait.
+_LOOK_S = 0.005
 _RAW = 1
 
 T = TypeVar("T")
@@ -113,6 +115,23 @@ class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
         except BaseException:
             self.close()
             raise
+
+    @property
+    def _sql_retry(self) -> Callable[..., Any]:
+        """Wait for a process that writes as long as all else does here; diskcache would wait a minute."""
+        sql = self._sql
+
+        def again(*statement: Any) -> Any:
+            until_s = time.monotonic() + TRIES * LOCK_WAIT_S
+            while True:
+                try:
+                    return sql(*statement)
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error) or time.monotonic() > until_s:
+                        raise
+                    time.sleep(_LOOK_S)
+
+        return again
 
     def get(self, key: str) -> tuple[str | None, object]:
         """Return a key's value and tag, None for what is not there."""

@@ -227,6 +227,7 @@ def test_a_database_that_cannot_be_opened_leaves_no_connection(
         return made[-1]
 
     monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(database, "TRIES", 2)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         database.open_to_write(folder)
     assert writer.in_transaction

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lmstudio.engine import upkeep, vetting
+from pytest_lmstudio.engine import database, upkeep, vetting
 from pytest_lmstudio.engine.archive import Entry
 from pytest_lmstudio.engine.upkeep import (
     Added,
@@ -151,6 +151,7 @@ def test_a_damaged_cache_is_set_aside_with_one_line(tmp_path: Path) -> None:
 
 def test_a_cache_that_another_process_holds_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep, "TRIES", 2)
+    monkeypatch.setattr(database, "TRIES", 2)
     added(tmp_path, entries(1))
     with closing(sqlite3.connect(tmp_path / "cache.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
