@@ -57,6 +57,8 @@ class Line:
         self._shown = ""
         self._begun = 0
         self._written_s = time.monotonic()
+        with suppress(OSError, ValueError):
+            file.flush()
         self._lock = threading.RLock()  # a signal handler may write while its thread does
         self._watched = self._watch()
 
@@ -121,7 +123,7 @@ class Line:
                 if self._shown:
                     self._erase()
                 self._written_s = time.monotonic()
-                write(*args, **kwargs)
+                write(*args, **{**kwargs, "flush": True})  # else it comes behind what is written past its buffer
 
         self._writer.write = noted
         return noted

@@ -74,7 +74,10 @@ class Apart:
         self._process = subprocess.Popen(
             [*before, *command],
             cwd=folder,
-            env=os.environ | {"PYTHONFAULTHANDLER": "1"} | ({"TMPDIR": str(temporary)} if temporary else {}),
+            # Output is buffered, as it is where nobody turned that off.
+            env=os.environ
+            | {"PYTHONFAULTHANDLER": "1", "PYTHONUNBUFFERED": ""}
+            | ({"TMPDIR": str(temporary)} if temporary else {}),
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=out,
