@@ -173,8 +173,8 @@ class AnswerCache:
             self._note_use(key, tag)
         return entry
 
-    def stored(self, key: str) -> bool:
-        """Tell whether this process stored or used an entry, without a look at the database."""
+    def is_used(self, key: str) -> bool:
+        """Tell whether this process used or stored an entry, without a look at the database."""
         return key in self._used
 
     def put(self, key: str, entry: dict[str, Any], *, patient: bool = True) -> Stored | None:

@@ -58,7 +58,7 @@ class Life:
         async with engine.coalescer.turn(request.key) as (left, leave):
             entry, cache = left, engine.cache
             # The one that led may have ended since the test looked.
-            if entry is None and cache and (engine.coalescer.over_processes or cache.stored(request.key)):
+            if entry is None and cache is not None and (engine.coalescer.over_processes or cache.is_used(request.key)):
                 entry = cache.get(request.key)
             reply = reply_of(request, entry, cached=True) if entry is not None else None
             if reply is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -57,6 +58,8 @@ else:
 
     _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     _NOBODYS = -1
+    #: No lock is deleted so often just before somebody else has it.
+    _TRIES = 1000
 
     class _Kernel:
         """A lock of the kernel's on a file; measured: filelock takes ten times as long, and each call needs two."""
@@ -77,9 +80,8 @@ else:
 
         def _locked(self, how: int) -> int | None:
             """Return the file, open and locked; None when somebody else holds it."""
-            fd, done = _NOBODYS, False
-            while not done:
-                fd = os.open(self._path, _FLAGS, 0o600)
+            for _ in range(_TRIES):
+                fd, done = os.open(self._path, _FLAGS, 0o600), False
                 try:
                     fcntl.flock(fd, how)
                     done = self._is_at(fd)  # else its holder deleted it meanwhile, and others take one of the same name
@@ -88,7 +90,9 @@ else:
                 finally:
                     if not done:
                         os.close(fd)
-            return fd
+                if done:
+                    return fd
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # a file system that tells each look another file
 
         def _is_at(self, fd: int) -> bool:
             try:
@@ -155,7 +159,7 @@ class ProcessLock:
     def _take(self, *, wait: bool) -> bool:
         try:
             return self._kernel.take(wait=wait)
-        except (OSError, NotImplementedError) as error:
+        except OSError as error:
             raise LockError(self._path, error) from None
 
     def release(self) -> None:

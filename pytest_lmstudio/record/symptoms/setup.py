@@ -222,7 +222,8 @@ ROWS = (
     ),
     Row(
         "tests were never recorded in the offline cache",
-        "they are new or were renamed, or the cache is another one than was recorded to (--lmstudio-dir)",
+        "they are new or were renamed, the cache is another one than was recorded to (--lmstudio-dir), or a stream was "
+        "left before its end, which stores nothing",
         "`pytest-lmstudio cache stats` tells how many answers there are, and in which folder",
         "record them with --lmstudio-cache=readwrite (LLM_CACHE=readwrite), or name the folder that has them",
         never_recorded,

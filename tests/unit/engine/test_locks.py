@@ -176,6 +176,20 @@ def test_a_file_that_its_holder_deletes_in_between_is_no_lock(
     one.release()
 
 
+def test_a_file_that_is_never_the_one_that_was_opened_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: list[int]
+) -> None:
+    """As on a file system whose files have no lasting numbers; it must not be tried for ever."""
+    lock = ProcessLock(tmp_path / "a.lock")
+    closed.clear()
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    monkeypatch.setattr(locks, "_TRIES", 3)
+    said = rf"a\.lock cannot be locked \({os.strerror(errno.ESTALE)}\): set TMPDIR to a folder on a local disk"
+    with pytest.raises(LockError, match=said):
+        lock.try_acquire()
+    assert len(closed) == 3
+
+
 def test_a_lock_that_fails_leaves_no_open_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: list[int]
 ) -> None:
