@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pytest_lmstudio.client.mapping import AsyncCompleted, settled
 from pytest_lmstudio.client.streaming import AsyncPieces, Stream
-from pytest_lmstudio.client.waiting import wait_async
+from pytest_lmstudio.client.waiting import result_of, wait_async
 from pytest_lmstudio.engine.failure import Refused
 from pytest_lmstudio.records import Call
 
@@ -130,7 +130,7 @@ class AsyncLM:
         cut: BaseException
         try:
             await self._begin(plans, begun)
-            calls = [one if isinstance(one, Call) else await self._wait(one) for one in begun]
+            calls = [one if isinstance(one, Call) else await result_of(one) for one in begun]
         except BaseException as error:  # noqa: BLE001  # raised below, see `leave`
             cut = error
         else:

@@ -162,7 +162,7 @@ class LM:
         begun: list[Call | Future[Call]] = []
         try:
             begun.extend(map(self._caller.start, plans))
-            calls = [one if isinstance(one, Call) else self._wait(one) for one in begun]
+            calls = [one if isinstance(one, Call) else self._caller.runtime.loop.wait(one) for one in begun]
         except BaseException as cut:
             self._caller.leave(begun, cut)
             raise

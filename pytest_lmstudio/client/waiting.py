@@ -42,19 +42,24 @@ def wait(runtime: Runtime, future: Future[T], meanwhile: Callable[[], object] | 
 
 
 async def wait_async(runtime: Runtime, future: Future[T]) -> T:
-    """Wait in whichever event loop the test runs: asyncio's, or anyio's other one."""
+    """Wait for a call in whichever event loop the test runs."""
     cut: BaseException
     try:
-        loop = _running_loop()
-        if loop is not None:
-            return await _settled(loop, future)
-        from anyio import to_thread  # httpx brings it; only tests on trio need it here
-
-        return await to_thread.run_sync(future.result, abandon_on_cancel=True)
+        return await result_of(future)
     except BaseException as error:  # noqa: BLE001  # raised below
         cut = error
     leave(runtime, [future], cut)
     raise cut
+
+
+async def result_of(future: Future[T]) -> T:
+    """Wait in asyncio's event loop, or anyio's other one; a wait that is cut leaves the future to its own fate."""
+    loop = _running_loop()
+    if loop is not None:
+        return await _settled(loop, future)
+    from anyio import to_thread  # httpx brings it; only tests on trio need it here
+
+    return await to_thread.run_sync(future.result, abandon_on_cancel=True)
 
 
 def leave(runtime: Runtime, futures: Sequence[Future[T]], cut: BaseException | None = None) -> Sequence[Future[T]]:

@@ -264,3 +264,46 @@ async def test_cancels(alm):
     assert ran.summary == "1 passed"
     suite.server.wait_for(lambda: suite.server.in_flight == 0, 60)
     assert ran.report["calls"] | {"total": 2, "sent": 0, "abandoned": 2} == ran.report["calls"]
+
+
+#: What else the engine's thread would do between two calls that are left is done for sure.
+SLOW_CANCEL = """
+import concurrent.futures, signal, threading, time
+import anyio, pytest
+class Cut(Exception): pass
+def cut(*_): raise Cut
+cancel = concurrent.futures.Future.cancel
+def slow_cancel(self):
+    done = cancel(self)
+    if threading.current_thread() is threading.main_thread(): time.sleep(0.1)
+    return done
+concurrent.futures.Future.cancel = slow_cancel
+"""
+CUT = """
+def test_first(lm): lm("first")
+def test_it(lm):
+    signal.signal(signal.SIGALRM, cut)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    with pytest.raises(Cut): lm.map(["a", "b", "c"])
+"""
+CANCELLED = """
+async def test_first(alm): await alm("first")
+async def test_it(alm):
+    with anyio.move_on_after(0.5) as scope:
+        await alm.map(["a", "b", "c"])
+    assert scope.cancelled_caught
+"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [CUT, ANYIO.format("asyncio") + CANCELLED, ANYIO.format("trio") + CANCELLED],
+    ids=["lm", "alm-asyncio", "alm-trio"],
+)
+def test_a_place_that_a_cut_map_gives_back_goes_to_none_of_its_other_calls(suite: Suite, source: str) -> None:
+    suite.server.default = hang()
+    suite.server.when(lambda r: r.text == "first", reply("x"))
+    suite.write(SLOW_CANCEL + source)
+    ran = suite.run_apart("-n0", "-p", "anyio.pytest_plugin", "--lmstudio-concurrency=1")
+    assert ran.summary == "2 passed", ran.out
+    assert [request.text for request in suite.server.requests] == ["first", "a"]
