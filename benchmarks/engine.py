@@ -120,6 +120,6 @@ def _parts(subject: Subject) -> list[_Part]:
         _Part("slot and breaker", slot_and_breaker, on_loop=True),
         _Part("attempt without the wire", attempt, on_loop=True),
         _Part("entry and reply", lambda _: reply_of(request, entry_of(request, answer))),
-        _Part("store", lambda _: cache.put(f"{next(fresh) + 10**9:064x}", entry, patient=False)),
+        _Part("store", lambda _: cache.put(f"{next(fresh) + 10**9:064x}", entry)),
         _Part("two events", events),
     ]

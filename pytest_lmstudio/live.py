@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _NAME = "lmstudio-run"
 _REORDERED = "lmstudio: tests of one model and system prompt run together (--lmstudio-order=as-written turns this off)"
+_INTERRUPTED = "the run was interrupted"
 #: Whether tests run in another order than they were collected in.
 _MOVED = pytest.StashKey[bool]()
 
@@ -126,7 +127,7 @@ class Live:
         if run.ahead is not None:
             run.ahead.end_test(item)
         if run.interrupted:
-            item.session.shouldstop = "the run was interrupted"
+            item.session.shouldstop = _INTERRUPTED
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -152,6 +153,8 @@ class Worker(Live):
         self._run.close_calls()
         self._run.interrupts.done()
         xdist.send_problems(self._run.config, self._run.problems)
+        if self._run.interrupted:
+            xdist.send_stop(self._run.config, _INTERRUPTED)
 
 
 class Controller(Live):

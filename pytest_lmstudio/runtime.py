@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pytest_lmstudio.clock import Clock
 from pytest_lmstudio.engine.booking import Books
 from pytest_lmstudio.engine.breaker import Breaker
-from pytest_lmstudio.engine.cache import AnswerCache, prepare
+from pytest_lmstudio.engine.cache import AnswerCache
 from pytest_lmstudio.engine.call import Engine
 from pytest_lmstudio.engine.changes import Changes
 from pytest_lmstudio.engine.coalesce import Coalescer
 from pytest_lmstudio.engine.drain import Drain, cut_off_all
+from pytest_lmstudio.engine.keeper import Keeper
 from pytest_lmstudio.engine.locks import LockError
 from pytest_lmstudio.engine.loop import Loop
+from pytest_lmstudio.engine.opening import prepare
 from pytest_lmstudio.engine.pressure import Pressure
 from pytest_lmstudio.engine.shared import Shared
 from pytest_lmstudio.engine.slots import Slots
@@ -190,7 +192,7 @@ class Runtime:
             breaker=Breaker(self.shared, settings.breaker, changes.breaker),
             coalescer=Coalescer(self.shared),
             cache=self.cache,
-            writer=self._store_thread,
+            keeper=Keeper(self.cache, self._store_thread) if self.cache is not None else None,
             books=self.books,
             strategy=self._strategy,
             timeouts=Timeouts(self.shared, default_s),

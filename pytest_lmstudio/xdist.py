@@ -95,6 +95,16 @@ def send_problems(config: pytest.Config, problems: list[str]) -> None:
     config.workeroutput[_PROBLEMS] = list(problems)  # type: ignore[attr-defined]  # xdist's
 
 
+def send_stop(config: pytest.Config, why: str) -> None:
+    """Let the controller stop the run, should the worker's exit status not say that it was interrupted.
+
+    When something fails while pytest handles an interrupt, that status is 0, and xdist takes the tests that did not run
+    for a fault of its own.
+    """
+    output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]  # xdist's
+    output["shouldstop"] = output.get("shouldstop") or why
+
+
 def received_problems(node: Any) -> list[str]:
     """Return what went wrong in a worker, a line each.
 

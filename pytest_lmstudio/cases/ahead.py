@@ -156,10 +156,11 @@ class Ahead:
         return True
 
     async def _call(self, asked: _Asked) -> Call:
-        async with self._gate:
-            if self._closed or asked.caller.runtime.interrupted:
-                raise asyncio.CancelledError
-            call = await asked.caller.runtime.engine.call(asked.request)
+        await self._gate.acquire()
+        if self._closed or asked.caller.runtime.interrupted:
+            self._gate.release()
+            raise asyncio.CancelledError
+        call = await asked.caller.runtime.engine.call(asked.request, on_freed=self._gate.release)
         asked.ended = True
         return call
 

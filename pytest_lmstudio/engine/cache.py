@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from contextlib import suppress
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.engine.database import (
-    LOCK_WAIT_S,
     TRIES,
     TROUBLE,
     Nothing,
@@ -19,80 +17,15 @@ from pytest_lmstudio.engine.database import (
     open_to_write,
     patiently,
 )
-from pytest_lmstudio.engine.generation import Mark, next_run
-from pytest_lmstudio.engine.vetting import LARGEST_TAG, LARGEST_VALUE, count, is_closed_to_us, set_aside, vet
+from pytest_lmstudio.engine.generation import Mark
+from pytest_lmstudio.engine.opening import said, unusable, way_to_read
+from pytest_lmstudio.engine.vetting import LARGEST_TAG, LARGEST_VALUE, is_closed_to_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["AnswerCache", "Prepared", "Stored", "Way", "count", "prepare"]
-
-#: How a cache is used: stored to, read alone, or not at all.
-Way = Literal["write", "read", "none"]
-#: What SQLite says where locks or common memory do not work, as on network file systems, and elsewhere too.
-_SAID_WITHOUT_LOCKS = ("database is locked", "locking protocol", "disk i/o")
-
-
-class Prepared(NamedTuple):
-    """What the first process of a run found out about the cache.
-
-    Attributes:
-        number: the run's.
-        way: how the cache can be used.
-    """
-
-    number: int
-    way: Way
-
-
-def prepare(folder: Path, on_problem: Callable[[str], None]) -> Prepared:
-    """Look a cache over before a run uses it, make its folder, and count the run; never raises.
-
-    Args:
-        folder: the cache's.
-        on_problem: called with one line when something is wrong with it.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Prepared(next_run(folder, vet(folder, LOCK_WAIT_S * TRIES)), "write")
-    except (*TROUBLE, ValueError, TypeError, KeyError) as error:
-        problem = error
-    if is_closed_to_us(problem):
-        return Prepared(0, _way_to_read(folder, problem, on_problem))
-    try:
-        aside = set_aside(folder)
-    except OSError:
-        on_problem(_unusable(folder, problem))
-        return Prepared(0, "none")
-    on_problem(f"the cache was damaged ({_said(problem)}) and was set aside as {aside}")
-    return Prepared(next_run(folder), "write")
-
-
-def _way_to_read(folder: Path, problem: Exception, on_problem: Callable[[str], None]) -> Way:
-    """Tell whether a cache that cannot be written to can be read; what is locked by another process is left alone."""
-    if "locked" not in str(problem):
-        with suppress(*TROUBLE, ValueError, TypeError, KeyError):
-            ReadOnly(folder).end()
-            why = f"the cache in {folder} cannot be written to ({_said(problem)})"
-            on_problem(f"{why}: its answers are used, and none is stored")
-            return "read"
-    on_problem(_unusable(folder, problem))
-    return "none"
-
-
-def _unusable(folder: Path, problem: Exception) -> str:
-    return f"the cache in {folder} cannot be opened, and nothing is cached: {_said(problem)}"
-
-
-def _said(problem: Exception) -> str:
-    """Return what went wrong, without what a row holds."""
-    if isinstance(problem, OSError) and problem.strerror:
-        return problem.strerror
-    text = f"{type(problem).__name__}: {problem}".partition(" with text ")[0]
-    if isinstance(problem, sqlite3.Error) and any(word in text.lower() for word in _SAID_WITHOUT_LOCKS):
-        return f"{text}; if that is a network file system, name a folder on a local disk with --lmstudio-dir"
-    return text
+    from pytest_lmstudio.engine.opening import Way
 
 
 class Stored(NamedTuple):
@@ -177,38 +110,63 @@ class AnswerCache:
         """Tell whether this process used or stored an entry, without a look at the database."""
         return key in self._used
 
-    def put(self, key: str, entry: dict[str, Any], *, patient: bool = True) -> Stored | None:
-        """Store an entry if there is room, or room can be made; never raises.
+    def put(self, key: str, entry: dict[str, Any]) -> Stored:
+        """Store one entry, see `put_all`."""
+        return self.put_all([(key, entry)])[0]
+
+    def put_all(self, entries: Sequence[tuple[str, dict[str, Any]]]) -> list[Stored]:
+        """Store entries for which there is room, or room can be made, and wait while others write; never raises.
 
         Args:
-            key: of the entry.
-            entry: plain data.
-            patient: whether to wait while another process writes; else None is returned soon.
+            entries: a key and plain data each.
+
+        Returns:
+            what became of each.
         """
-        value = json.dumps(entry, separators=(",", ":"))
-        if len(value) > LARGEST_VALUE:
-            return _NOT_STORED
+        rows = [(key, _text_of(entry)) for key, entry in entries]
         try:
-            return self._patiently(lambda: self._put(key, value)) if patient else self._put(key, value)
+            stored: list[Stored] = self._patiently(lambda: self._put_all(rows))
         except NotWritable:
-            return _NOT_STORED
+            pass
         except TROUBLE as error:
-            if not patient:
-                return None
+            if len(rows) > 1 and "locked" not in str(error):  # one of them may be too large for a disk that is full
+                return [self.put(key, entry) for key, entry in entries]
             self._trouble(error)
-            return _NOT_STORED
+        else:
+            return stored
+        finally:
+            self._give_back()
+        return [_NOT_STORED] * len(rows)
+
+    def put_now(self, entries: Sequence[tuple[str, dict[str, Any]]]) -> list[Stored] | None:
+        """Store entries as `put_all` does, but return None when that would need a wait, or trouble comes of it."""
+        try:
+            return self._put_all([(key, _text_of(entry)) for key, entry in entries])
+        except NotWritable:
+            return [_NOT_STORED] * len(entries)
+        except TROUBLE:
+            return None
         finally:
             self._give_back()
 
+    def _put_all(self, rows: Sequence[tuple[str, str]]) -> list[Stored]:
+        if len(rows) == 1 and self._add(*rows[0]):
+            return [Stored(stored=True, evicted=0)]
+        with self._db.transact():
+            return [self._put(key, value) for key, value in rows]
+
     def _put(self, key: str, value: str) -> Stored:
-        evicted, stored = 0, self._db.add(key, value, self._run, self._size)
-        if not stored:  # full
-            with self._db.transact():
-                evicted = self._evict()
-                stored = self._db.add(key, value, self._run, self._size)
-        if stored:
-            self._used.add(key)
-        return Stored(stored=stored, evicted=evicted)
+        if self._add(key, value):
+            return Stored(stored=True, evicted=0)
+        evicted = self._evict() if len(value) <= LARGEST_VALUE else 0
+        return Stored(stored=evicted > 0 and self._add(key, value), evicted=evicted)
+
+    def _add(self, key: str, value: str) -> bool:
+        """Store one entry, unless the cache is full."""
+        if len(value) > LARGEST_VALUE or not self._db.add(key, value, self._run, self._size):
+            return False
+        self._used.add(key)
+        return True
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield every entry that can be read; none of them counts as used."""
@@ -278,7 +236,7 @@ class AnswerCache:
         while self._victims:
             key = self._victims.pop()
             if self._age(key):
-                self._db.delete(key)
+                self._db.remove(key)
                 return 1
         return 0
 
@@ -296,7 +254,7 @@ class AnswerCache:
             yield from (key for key in self._db if key is not None)
 
     def _trouble(self, error: Exception) -> None:
-        self._on_problem(f"the cache in {self._folder} is not usable: {_said(error)}")
+        self._on_problem(f"the cache in {self._folder} is not usable: {said(error)}")
         with suppress(*TROUBLE):  # the next use opens a connection without what this one left half done
             self._db.close()
 
@@ -315,6 +273,10 @@ class AnswerCache:
                 return ReadOnly(self._folder)
         except (*TROUBLE, ValueError, TypeError, KeyError) as error:
             if way == "write" and is_closed_to_us(error):
-                return self._open(_way_to_read(self._folder, error, self._on_problem))
-            self._on_problem(_unusable(self._folder, error))
+                return self._open(way_to_read(self._folder, error, self._on_problem))
+            self._on_problem(unusable(self._folder, error))
         return Nothing()
+
+
+def _text_of(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, separators=(",", ":"))

@@ -13,12 +13,12 @@ from pytest_lmstudio.records import Attempt, Call
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from concurrent.futures import Executor
 
     from pytest_lmstudio.engine.booking import Books
     from pytest_lmstudio.engine.breaker import Breaker
     from pytest_lmstudio.engine.cache import AnswerCache
     from pytest_lmstudio.engine.coalesce import Coalescer
+    from pytest_lmstudio.engine.keeper import Keeper
     from pytest_lmstudio.engine.pressure import Pressure
     from pytest_lmstudio.engine.retry import RetryStrategy
     from pytest_lmstudio.engine.slots import Slots
@@ -38,7 +38,7 @@ class Engine:
         breaker: the circuit breaker.
         coalescer: single flight.
         cache: the disk cache, or None when it is off.
-        writer: the thread that stores answers while another process writes.
+        keeper: stores answers there, or None.
         books: the log of calls.
         strategy: the back-off.
         timeouts: the hard limit of an attempt.
@@ -56,7 +56,7 @@ class Engine:
     breaker: Breaker
     coalescer: Coalescer
     cache: AnswerCache | None
-    writer: Executor
+    keeper: Keeper | None
     books: Books
     strategy: RetryStrategy
     timeouts: Timeouts
@@ -66,14 +66,20 @@ class Engine:
     calls: set[asyncio.Task[Any]] = field(default_factory=set)
     waiting: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    async def call(self, request: Request, on_piece: Callable[[str], None] | None = None) -> Call:
+    async def call(
+        self,
+        request: Request,
+        on_piece: Callable[[str], None] | None = None,
+        on_freed: Callable[[], None] | None = None,
+    ) -> Call:
         """Make a call to its end; its error is in the `Call`, not raised.
 
         Args:
             request: what to ask.
             on_piece: called with each piece of text as it comes; after the first piece nothing is tried again.
+            on_freed: called once, when the call first gives its slot back, or ends without one.
         """
-        life, task = Life(self, request, on_piece), _task()
+        life, task = Life(self, request, on_piece, on_freed), _task()
         self.calls.add(task)
         try:
             if request.options.cache == "readwrite" and on_piece is None:

@@ -10,6 +10,7 @@ import os
 import sqlite3
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import diskcache
@@ -139,8 +140,26 @@ class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
 
     def add(self, key: str, value: str, tag: int, most: int) -> bool:
         """Store a value, unless it would be one more than `most`; tell whether it was stored."""
+        if len(value) > LARGEST_VALUE:
+            raise Refused
         row = {"key": key, "value": value, "tag": tag, "most": most, "now": time.time()}
         return bool(self._sql(_ADD, row).rowcount == 1)
+
+    def remove(self, key: str) -> bool:
+        """Delete a row; tell whether it was there."""
+        return bool(self._sql("DELETE FROM Cache WHERE key = ? AND raw = 1", (key,)).rowcount)
+
+    @contextmanager
+    def transact(self) -> Iterator[None]:
+        """Let what is done inside be one transaction. diskcache's own hides why it could not begin."""
+        self._sql("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._sql("COMMIT")
+        except BaseException:
+            if self._con.in_transaction:  # a full disk has ended it already
+                self._sql("ROLLBACK")
+            raise
 
     def mark(self, keys: Iterable[str], tag: int, most: int) -> None:
         """Set the tag of rows that are there; one that is no number, or not from `tag` up to `most`, gives way."""

@@ -38,6 +38,7 @@ class Life:
     engine: Engine
     request: Request
     on_piece: Callable[[str], None] | None
+    on_freed: Callable[[], None] | None = None
     attempts: list[Attempt] = field(default_factory=list)
     slot: int | None = None
     in_attempt: bool = False
@@ -102,10 +103,13 @@ class Life:
             self.free_slot()
 
     def free_slot(self) -> None:
-        """Give the slot back, if there is one."""
+        """Give the slot back, if there is one, and tell who waits for that."""
         if self.slot is not None:
             self.engine.slots.release(self.slot)
             self.slot = None
+        on_freed, self.on_freed = self.on_freed, None
+        if on_freed is not None:
+            on_freed()
 
     def timeout_s(self) -> float:
         """Return the hard limit of an attempt."""
@@ -189,14 +193,10 @@ class Life:
 
     async def store(self, entry: dict[str, Any], reply: Reply) -> Stored:
         """Store an answer, if this call may and the answer is one to keep."""
-        cache, mode = self.engine.cache, self.request.options.cache
-        if cache is None or mode not in {"readwrite", "refresh"} or is_cut_thinking(reply):
+        keeper, mode = self.engine.keeper, self.request.options.cache
+        if keeper is None or mode not in {"readwrite", "refresh"} or is_cut_thinking(reply):
             return _NOT_STORED
-        stored = cache.put(self.request.key, entry, patient=False)
-        if stored is None:  # another process is writing: wait for it beside the loop, which has deadlines to keep
-            loop = asyncio.get_running_loop()
-            stored = await loop.run_in_executor(self.engine.writer, cache.put, self.request.key, entry)
-        return stored or _NOT_STORED
+        return await keeper.store(self.request.key, entry)
 
     def forgiven(self, failure: Failure) -> Failure:
         """Forgive, once, a full context that other requests may have filled."""

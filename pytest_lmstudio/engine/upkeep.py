@@ -117,7 +117,7 @@ def delete(folder: Path, keys: Iterable[str]) -> int:
         CacheError: it cannot be written to.
     """
     with _writing(folder) as db:
-        return sum(bool(patiently(partial(db.delete, key), TRIES)) for key in keys)
+        return sum(bool(patiently(partial(db.remove, key), TRIES)) for key in keys)
 
 
 def clear(folder: Path) -> int:
@@ -158,13 +158,12 @@ def _store(db: Any, batch: list[tuple[str, str]], run: int, size: int, *, overwr
     stored = kept = left_out = 0
     with db.transact():
         for key, text in batch:
-            if key in db and not overwrite:
+            if not overwrite and db.get(key)[0] is not None:
                 kept += 1
-            elif key not in db and len(db) >= size:
-                left_out += 1
-            else:
-                db.set(key, text, tag=run)
+            elif db.add(key, text, run, size):
                 stored += 1
+            else:
+                left_out += 1
     return Added(stored, kept, left_out)
 
 

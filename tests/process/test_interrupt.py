@@ -214,6 +214,24 @@ def test_an_interrupt_of_one_worker_is_one_of_the_run(tmp_path: Path, server: St
     assert ran.report["lost"] == {"requests_without_outcome": 0, "workers_crashed": 0, "damaged_lines": 0}
 
 
+def test_a_worker_that_cannot_say_how_it_was_interrupted_is_no_crash(tmp_path: Path, server: StandIn) -> None:
+    """Its exit status is 0 then, with tests that never ran, which xdist takes for a fault of its own."""
+    source = """
+        def test_many(lm): lm.map([f"slow {n}" for n in range(4)])
+        def test_never(lm): lm("never")
+        def test_as_many(lm): lm.map([f"slow {n}" for n in range(4, 8)])
+        def test_not_either(lm): lm("not either")
+    """
+    (tmp_path / "speechless.py").write_text("def pytest_keyboard_interrupt(): raise OSError", "utf-8")
+    with Apart(tmp_path, source, server.url, "-p", "speechless", "--lmstudio-concurrency=8", "-n2") as run:
+        server.wait_for(lambda: server.in_flight == 8, 30)
+        os.kill(run.pids("gw0")[0], signal.SIGINT)
+        ran = run.wait()
+        run.wait_until_gone()
+    assert ran.ret == ran.report["exit_status"] == 2, ran.out
+    assert ran.report["calls"]["ok"] == 8
+
+
 def test_sigterm_kills_a_run_without_calls_as_ever(tmp_path: Path, server: StandIn) -> None:
     source = """
         import os, signal

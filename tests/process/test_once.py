@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lmstudio.engine.cache import count
+from pytest_lmstudio.engine.vetting import count
 from tests.process.workers import end_of, line, started
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import pytest
 
 from pytest_lmstudio.cli.command import main
 from pytest_lmstudio.engine.archive import Entry, entry_line, header_line
-from pytest_lmstudio.engine.cache import AnswerCache, prepare
+from pytest_lmstudio.engine.cache import AnswerCache
+from pytest_lmstudio.engine.opening import prepare
 from pytest_lmstudio.engine.upkeep import rows
 from pytest_lmstudio.home import Home
 from tests.unit.engine.test_archive import entry

@@ -6,7 +6,8 @@ import sqlite3
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pytest_lmstudio.engine.cache import AnswerCache, prepare
+from pytest_lmstudio.engine.cache import AnswerCache
+from pytest_lmstudio.engine.opening import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

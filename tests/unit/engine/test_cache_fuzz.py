@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_lmstudio.engine import cache as room
-from pytest_lmstudio.engine.cache import count
+from pytest_lmstudio.engine import cache, opening
+from pytest_lmstudio.engine.vetting import count
 from tests.unit.engine.caches import Run, a_run, query, suite
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ def damage(data: bytearray, how: str, dice: random.Random) -> None:
 def test_damage_while_a_run_uses_it(
     journalled: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "TRIES", 2)
+    for room in (cache, opening):
+        monkeypatch.setattr(room, "TRIES", 2)
     dice, folder = random.Random(seed), copied(journalled, tmp_path / "cache")
     run = Run(folder, 50)
     for number in range(ROUNDS):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from pytest_lmstudio.engine.cache import AnswerCache, Stored, count
+from pytest_lmstudio.engine.cache import AnswerCache, Stored
+from pytest_lmstudio.engine.vetting import count
 from tests.unit.engine.caches import a_run, held, query, suite
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio.engine import cache as room
-from pytest_lmstudio.engine import database
-from pytest_lmstudio.engine.cache import AnswerCache, Stored, count
+from pytest_lmstudio.engine import database, opening
+from pytest_lmstudio.engine.cache import AnswerCache, Stored
 from pytest_lmstudio.engine.database import LOCK_WAIT_S, TRIES, TextCache
+from pytest_lmstudio.engine.vetting import count
 from tests.unit.engine.caches import Run, a_run, query, suite
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def test_an_answer_is_not_stored_while_another_process_writes_and_writes(
     run = Run(folder, 50)
     writer.execute("BEGIN EXCLUSIVE")
     assert run.cache.get("a-0") == {"answer": "a-0"}  # readers go on
-    assert run.cache.put("b", {"answer": "b"}, patient=False) is None
+    assert run.cache.put_now([("b", {"answer": "b"})]) is None
     assert run.problems == []
     assert run.cache.put("b", {"answer": "b"}) == Stored(stored=False, evicted=0)
     assert run.problems == [f"the cache in {folder} is not usable: OperationalError: database is locked; {NETWORK}"]
@@ -140,6 +141,7 @@ def test_a_database_locked_from_the_start_is_left_alone(
     folder: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "TRIES", 2)
+    monkeypatch.setattr(opening, "TRIES", 2)
     with a_run(folder, 50) as run:
         assert run.ask(["a-0", "a-0"]) == []
         assert list(run.cache.entries()) == []
@@ -169,7 +171,7 @@ def test_a_cache_that_cannot_be_written_is_read(
         raise error
 
     before = (folder / "cache.db").read_bytes()
-    monkeypatch.setattr(room, "vet", refuse)
+    monkeypatch.setattr(opening, "vet", refuse)
     with a_run(folder, 50) as run:
         assert run.ask(["a-0", "new", "new"]) == ["a-0"]
         assert run.stored == 0
@@ -187,7 +189,7 @@ def test_a_damaged_database_that_cannot_be_moved_is_left_alone(folder: Path, mon
     def in_use(*_: object) -> None:
         raise PermissionError(32, "in use")
 
-    monkeypatch.setattr(room, "set_aside", in_use)
+    monkeypatch.setattr(opening, "set_aside", in_use)
     with a_run(folder, 5) as run:
         assert (run.cache.get("a-0"), run.cache.put("a-0", {}), list(run.cache.entries())) == (None, UNSTORED, [])
     why = "DatabaseError: file is not a database"
@@ -371,3 +373,86 @@ def test_two_caches_set_aside_in_one_second_are_both_kept(folder: Path) -> None:
         with a_run(folder, 5):
             pass
     assert sorted(path.read_bytes() for path in damages(folder)) == [b"no database %d" % number for number in range(3)]
+
+
+def put_three(run: Run) -> list[Stored]:
+    return run.cache.put_all([(key, {"answer": key}) for key in "abc"])
+
+
+def test_answers_stored_together_are_one_transaction(tmp_path: Path) -> None:
+    with a_run(tmp_path, 50) as run:
+        statements: list[str] = []
+        run.cache._db._con.set_trace_callback(statements.append)
+        assert put_three(run) == [Stored(stored=True, evicted=0)] * 3
+    begun = [text for text in statements if text.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
+    assert begun[:2] == ["BEGIN IMMEDIATE", "COMMIT"]
+
+
+def test_of_answers_stored_together_one_that_the_disk_has_no_room_for_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TextCache.add
+
+    def full(cache: TextCache, key: str, value: str, tag: int, most: int) -> bool:
+        if key == "b":
+            msg = "database or disk is full"
+            raise sqlite3.OperationalError(msg)
+        return real(cache, key, value, tag, most)
+
+    monkeypatch.setattr(TextCache, "add", full)
+    with a_run(tmp_path, 50) as run:
+        assert [one.stored for one in put_three(run)] == [True, False, True]
+        assert run.problems == [f"the cache in {tmp_path} is not usable: OperationalError: database or disk is full"]
+    assert sorted(key for (key,) in query(tmp_path, "SELECT key FROM Cache")) == ["a", "c"]
+
+
+def test_of_answers_stored_together_one_that_is_too_large_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LARGEST_VALUE", 100)
+    with a_run(tmp_path, 50) as run:
+        stored = run.cache.put_all([("a", {"answer": "a"}), ("b", {"answer": "b" * 200}), ("c", {"answer": "c"})])
+    assert [one.stored for one in stored] == [True, False, True]
+    assert run.problems == []
+
+
+def test_of_answers_stored_together_a_full_cache_takes_those_that_have_room(tmp_path: Path) -> None:
+    with a_run(tmp_path, 2) as run:
+        assert [one.stored for one in put_three(run)] == [True, True, False]
+
+
+def test_answers_stored_together_wait_once_for_another_process(
+    folder: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.execute("COMMIT")
+    monkeypatch.setattr(room, "TRIES", 2)
+    with a_run(folder, 50) as run:
+        writer.execute("BEGIN EXCLUSIVE")
+        assert put_three(run) == [Stored(stored=False, evicted=0)] * 3
+        writer.execute("COMMIT")
+        assert put_three(run) == [Stored(stored=True, evicted=0)] * 3
+    assert run.problems == [f"the cache in {folder} is not usable: OperationalError: database is locked; {NETWORK}"]
+
+
+def test_a_transaction_that_fails_leaves_nothing(folder: Path) -> None:
+    def add_and_break() -> None:
+        with db.transact():
+            db.add("new", "{}", 1, 100)
+            raise KeyError
+
+    db = database.open_to_write(folder)
+    with pytest.raises(KeyError):
+        add_and_break()
+    assert db.get("new") == (None, None)
+    assert db.add("new", "{}", 1, 100)
+    db.close()
+
+
+def test_a_value_that_the_next_run_would_take_for_damage_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LARGEST_VALUE", 10)
+    db = database.open_to_write(folder)
+    with pytest.raises(database.Refused):
+        db.add("new", "x" * 11, 1, 100)
+    db.close()
