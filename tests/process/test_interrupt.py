@@ -222,7 +222,8 @@ def test_a_worker_that_cannot_say_how_it_was_interrupted_is_no_crash(tmp_path: P
         def test_as_many(lm): lm.map([f"slow {n}" for n in range(4, 8)])
         def test_not_either(lm): lm("not either")
     """
-    (tmp_path / "speechless.py").write_text("def pytest_keyboard_interrupt(): raise OSError", "utf-8")
+    broken = "import os\ndef pytest_keyboard_interrupt(): assert 'PYTEST_XDIST_WORKER' not in os.environ\n"
+    (tmp_path / "speechless.py").write_text(broken, "utf-8")
     with Apart(tmp_path, source, server.url, "-p", "speechless", "--lmstudio-concurrency=8", "-n2") as run:
         server.wait_for(lambda: server.in_flight == 8, 30)
         os.kill(run.pids("gw0")[0], signal.SIGINT)
