@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lmstudio import outcome
@@ -34,6 +35,15 @@ class Ending(NamedTuple):
         return self.llm or self.lost_to is not None
 
 
+#: One object for all tests that ended alike: a run keeps one for each test.
+_ending = lru_cache(1000)(Ending)
+
+
+@lru_cache(1000)
+def _together(words: frozenset[str], word: str) -> frozenset[str]:
+    return words | {word}
+
+
 class Gathered:
     """The outcomes of all tests, by node id.
 
@@ -45,7 +55,7 @@ class Gathered:
     """
 
     def __init__(self) -> None:
-        self.outcomes: dict[str, set[str]] = {}
+        self.outcomes: dict[str, frozenset[str]] = {}
         self.llm_tests: set[str] = set()
         self._marked: set[str] = set()
         self._declared: set[str] = set()
@@ -57,7 +67,9 @@ class Gathered:
         word = outcome.word_of(report)
         if word is None:
             return
-        self.outcomes.setdefault(report.nodeid, set()).add(word)
+        before = self.outcomes.get(report.nodeid)
+        if before is None or word not in before:
+            self.outcomes[report.nodeid] = _together(before or frozenset(), word)
         if word == "lm_error":
             self.reasons.setdefault(report.nodeid, str(outcome.facts_of(report).get("lost")))
         if outcome.facts_of(report).get("llm"):
@@ -73,9 +85,7 @@ class Gathered:
         if word is None:
             return None
         lost_to = self.reasons[nodeid].partition("]")[0].removeprefix("[") if word == "lm_error" else None
-        return Ending(
-            word, nodeid in self._marked, nodeid in self.llm_tests, lost_to, declared=nodeid in self._declared
-        )
+        return _ending(word, nodeid in self._marked, nodeid in self.llm_tests, lost_to, nodeid in self._declared)
 
     def lost(self) -> list[str]:
         """Return the tests that were lost, and did not fail in another phase."""

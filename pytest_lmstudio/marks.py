@@ -25,6 +25,8 @@ class _Known(NamedTuple):
     marks: int
 
 
+#: One for all tests.
+_MARK = pytest.mark.llm
 _KNOWN = pytest.StashKey[_Known]()
 
 
@@ -34,13 +36,15 @@ def mark_items(items: Iterable[pytest.Item]) -> None:
     Raises:
         ValueError: a mark is wrong; the text names the test.
     """
+    seen: dict[str, _Known] = {}  # most tests have the same, and each is an object to be kept
     for item in items:
         uses_model = not _MARKING.isdisjoint(getattr(item, "fixturenames", ()))
         marked = item.get_closest_marker(MARKER)
         if uses_model and marked is None:
-            item.add_marker(MARKER)
+            item.add_marker(_MARK)
         if uses_model or marked is not None:
-            item.stash[_KNOWN] = _Known(_merged(item), _count(item))
+            known = _Known(_merged(item), _count(item))
+            item.stash[_KNOWN] = seen.setdefault(repr(known), known)
 
 
 def options_of(item: pytest.Item | None) -> Mapping[str, Any]:

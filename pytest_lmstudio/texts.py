@@ -57,7 +57,7 @@ class Texts:
             return
         from pytest_lmstudio.report.texts import size_of
 
-        went_wrong = bool(_WRONG & self._outcomes.get(report.nodeid, set())) or report.failed
+        went_wrong = bool(_WRONG & self._outcomes.get(report.nodeid, frozenset())) or report.failed
         most_chars = _MOST_CHARS * (1 + went_wrong)
         for call_id, parts in found.items():
             if call_id not in self.by_call and self._chars + size_of(parts) <= most_chars:

@@ -22,7 +22,7 @@ from pytest_lmstudio.engine.opening import said, unusable, way_to_read
 from pytest_lmstudio.engine.vetting import LARGEST_TAG, LARGEST_VALUE, is_closed_to_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_lmstudio.engine.opening import Way
@@ -187,8 +187,10 @@ class AnswerCache:
 
     def close(self) -> None:
         """Write down which entries this run used, and close the database."""
-        with suppress(*TROUBLE):
-            self._patiently(lambda: self._note(self._unmarked))
+        if self._unmarked:  # a run is closed more than once
+            with suppress(*TROUBLE):
+                self._patiently(lambda: self._note(sorted(self._unmarked)))
+            self._unmarked.clear()
         with suppress(*TROUBLE):
             self._db.close()
         if isinstance(self._db, ReadOnly):
@@ -218,7 +220,7 @@ class AnswerCache:
         with suppress(*TROUBLE):
             self._patiently(lambda: self._note({key}))
 
-    def _note(self, keys: set[str]) -> None:
+    def _note(self, keys: Iterable[str]) -> None:
         """Write down that this run used entries, unless a later one did.
 
         One that is gone meanwhile stays so, or there would be too many.

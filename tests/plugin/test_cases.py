@@ -65,6 +65,26 @@ def test_the_limit_holds_and_every_answer_comes_in_order(suite: Suite, limit: in
     assert ran.report["calls"] | {"total": 20, "sent": 20, "ok": 20} == ran.report["calls"]
 
 
+def test_the_next_call_is_sent_before_the_answer_is_stored(suite: Suite) -> None:
+    suite.pytester.makeconftest("""
+        import asyncio, pathlib
+        from pytest_lmstudio.engine.keeper import Keeper
+        store = Keeper.store
+        def sent():
+            return sum(log.read_text("utf-8").count('"gen_request"') for log in pathlib.Path().rglob("events.jsonl"))
+        async def late(keeper, key, entry):
+            for _ in range(500):
+                if sent() > 1: return await store(keeper, key, entry)
+                await asyncio.sleep(0.01)
+        Keeper.store = lambda *args: asyncio.ensure_future(late(*args))
+    """)
+    write(suite, ["one", "two"])
+    ran = suite.run_apart("-n0", "--lmstudio-concurrency=1")
+    assert ran.summary == "2 passed", ran.out
+    assert suite.server.peak_in_flight == 1
+    assert ran.report["cache"]["stores"] == 2
+
+
 def test_after_x_only_what_was_in_flight_is_abandoned(suite: Suite) -> None:
     suite.server.when(lambda request: "first" not in request.text, endless_stream())
     write(suite, ["first", *(f"w{n}" for n in range(20))], SUITE.replace("in reply", 'in "nothing"'))

@@ -33,8 +33,8 @@ class FakeItem:
     def get_closest_marker(self, name: str) -> pytest.Mark | None:
         return next(iter(self.iter_markers(name)), None)
 
-    def add_marker(self, name: str) -> None:
-        self.marks.append(getattr(pytest.mark, name).mark)
+    def add_marker(self, marker: pytest.MarkDecorator) -> None:
+        self.marks.append(marker.mark)
 
 
 def marked(*found: Any, fixturenames: tuple[str, ...] = ()) -> pytest.Item:

@@ -9,6 +9,7 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+import diskcache
 import pytest
 
 from pytest_lmstudio.engine import cache as room
@@ -456,3 +457,39 @@ def test_a_value_that_the_next_run_would_take_for_damage_is_refused(
     with pytest.raises(database.Refused):
         db.add("new", "x" * 11, 1, 100)
     db.close()
+
+
+def test_a_transaction_that_the_disk_has_ended_says_why(folder: Path) -> None:
+    def add_too_much() -> None:
+        with db.transact():
+            db._sql("ROLLBACK")  # as SQLite does when it runs out of room
+            msg = "database or disk is full"
+            raise sqlite3.OperationalError(msg)
+
+    db = database.open_to_write(folder)
+    with pytest.raises(sqlite3.OperationalError, match=r"^database or disk is full$"):
+        add_too_much()
+    assert db.add("new", "{}", 1, 100)
+    db.close()
+
+
+def test_without_a_cache_nothing_is_stored_however_many_answers_come_at_once(
+    folder: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "TRIES", 2)
+    monkeypatch.setattr(opening, "TRIES", 2)
+    assert writer.in_transaction
+    with a_run(folder, 50) as run:
+        assert put_three(run) == [Stored(stored=False, evicted=0)] * 3
+    assert len(run.problems) == 1
+
+
+def test_what_diskcache_itself_does_is_tried_again_while_the_database_is_locked() -> None:
+    answers = [diskcache.Timeout(), sqlite3.OperationalError("database is locked"), None]
+
+    def work() -> str:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        return "done"
+
+    assert database.patiently(work, 3) == "done"

@@ -12,6 +12,7 @@ import pytest
 from pytest_lmstudio.engine.retry import OwnStrategy
 from pytest_lmstudio.settings import BreakerLimits
 from tests.standin import auth_401, hang, html_500, rate_limit, reply
+from tests.unit.engine.attempts import request
 from tests.unit.engine.benches import one_process
 
 if TYPE_CHECKING:
@@ -103,3 +104,37 @@ def test_a_strategy_that_gives_no_seconds_ends_the_call_and_says_what_to_change(
             "The call was not tried again after attempt 1 of 4 (server_error)"
         )
         assert it.pick("gen_error", "error_kind", "retry_in_ms") == [("server_error", None)]
+
+
+@pytest.mark.parametrize(
+    ("script", "freed_at"),
+    [
+        pytest.param([reply("x")], [1], id="answered"),
+        pytest.param([html_500(), reply("x")], [1], id="before the back-off"),
+        pytest.param([auth_401()], [1], id="failed for good"),
+    ],
+)
+def test_who_waits_for_the_place_of_a_call_is_told_once_and_soon(
+    tmp_path: Path, script: list[Step], freed_at: list[int]
+) -> None:
+    with one_process(tmp_path) as it:
+        it.server.script(*script)
+        freed: list[int] = []
+
+        async def told() -> Call:
+            return await it.engine.call(request("hello"), on_freed=lambda: freed.append(len(it.server.requests)))
+
+        it.run(told())
+        assert freed == freed_at
+
+
+def test_who_waits_for_the_place_of_a_call_is_told_though_it_needed_none(tmp_path: Path) -> None:
+    with one_process(tmp_path) as it:
+        freed: list[str] = []
+        it.call("hello", cache="readwrite")
+
+        async def told() -> Call:
+            return await it.engine.call(request("hello", cache="readwrite"), on_freed=lambda: freed.append("freed"))
+
+        assert it.run(told()).attempts == ()
+        assert freed == ["freed"]
