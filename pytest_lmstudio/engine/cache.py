@@ -111,26 +111,25 @@ class AnswerCache:
         return key in self._used
 
     def put(self, key: str, entry: dict[str, Any]) -> Stored:
-        """Store one entry, see `put_all`."""
-        return self.put_all([(key, entry)])[0]
+        """Store one entry, plain data; see `put_all`."""
+        return self.put_all([(key, text_of(entry))])[0]
 
-    def put_all(self, entries: Sequence[tuple[str, dict[str, Any]]]) -> list[Stored]:
+    def put_all(self, rows: Sequence[tuple[str, str]]) -> list[Stored]:
         """Store entries for which there is room, or room can be made, and wait while others write; never raises.
 
         Args:
-            entries: a key and plain data each.
+            rows: the key of an entry and its `text_of` each.
 
         Returns:
             what became of each.
         """
-        rows = [(key, _text_of(entry)) for key, entry in entries]
         try:
             stored: list[Stored] = self._patiently(lambda: self._put_all(rows))
         except NotWritable:
             pass
         except TROUBLE as error:
             if len(rows) > 1 and "locked" not in str(error):  # one of them may be too large for a disk that is full
-                return [self.put(key, entry) for key, entry in entries]
+                return [stored for row in rows for stored in self.put_all([row])]
             self._trouble(error)
         else:
             return stored
@@ -138,12 +137,12 @@ class AnswerCache:
             self._give_back()
         return [_NOT_STORED] * len(rows)
 
-    def put_now(self, entries: Sequence[tuple[str, dict[str, Any]]]) -> list[Stored] | None:
+    def put_now(self, rows: Sequence[tuple[str, str]]) -> list[Stored] | None:
         """Store entries as `put_all` does, but return None when that would need a wait, or trouble comes of it."""
         try:
-            return self._put_all([(key, _text_of(entry)) for key, entry in entries])
+            return self._put_all(rows)
         except NotWritable:
-            return [_NOT_STORED] * len(entries)
+            return [_NOT_STORED] * len(rows)
         except TROUBLE:
             return None
         finally:
@@ -280,5 +279,6 @@ class AnswerCache:
         return Nothing()
 
 
-def _text_of(entry: dict[str, Any]) -> str:
+def text_of(entry: dict[str, Any]) -> str:
+    """Return an entry as its row holds it."""
     return json.dumps(entry, separators=(",", ":"))

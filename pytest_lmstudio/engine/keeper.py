@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from pytest_lmstudio.engine.cache import text_of
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from pytest_lmstudio.engine.cache import AnswerCache, Stored
 
-    Waiting = tuple[str, dict[str, Any], asyncio.Future[Stored]]
+    Waiting = tuple[tuple[str, str], asyncio.Future[Stored]]
 
 
 class Keeper:
@@ -31,16 +33,17 @@ class Keeper:
 
     def store(self, key: str, entry: dict[str, Any]) -> asyncio.Future[Stored]:
         """Store an answer soon; return what will have become of it."""
+        row = key, text_of(entry)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Stored] = loop.create_future()
         if not self._waiting:
             loop.call_soon(loop.call_soon, self._store)  # calls that a slot was freed for come before
-        self._waiting.append((key, entry, done))
+        self._waiting.append((row, done))
         return done
 
     def _store(self) -> None:
         waiting, self._waiting = self._waiting, []
-        rows = [(key, entry) for key, entry, _ in waiting]
+        rows = [row for row, _ in waiting]
         stored = self._cache.put_now(rows)
         if stored is not None:
             _tell(waiting, stored)
@@ -51,6 +54,6 @@ class Keeper:
 
 
 def _tell(waiting: list[Waiting], stored: list[Stored]) -> None:
-    for (_, _, done), one in zip(waiting, stored, strict=True):
+    for (_, done), one in zip(waiting, stored, strict=True):
         if not done.done():  # else the call was cancelled
             done.set_result(one)

@@ -196,7 +196,10 @@ class Life:
         keeper, mode = self.engine.keeper, self.request.options.cache
         if keeper is None or mode not in {"readwrite", "refresh"} or is_cut_thinking(reply):
             return _NOT_STORED
-        return await keeper.store(self.request.key, entry)
+        try:
+            return await keeper.store(self.request.key, entry)
+        except RecursionError:  # nested as deeply as could just be read, so that it cannot be written
+            return _NOT_STORED
 
     def forgiven(self, failure: Failure) -> Failure:
         """Forgive, once, a full context that other requests may have filled."""

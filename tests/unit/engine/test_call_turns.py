@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_lmstudio.engine import keeper
 from pytest_lmstudio.engine.retry import OwnStrategy
 from pytest_lmstudio.settings import BreakerLimits
 from tests.standin import auth_401, hang, html_500, rate_limit, reply
@@ -138,3 +139,18 @@ def test_who_waits_for_the_place_of_a_call_is_told_though_it_needed_none(tmp_pat
 
         assert it.run(told()).attempts == ()
         assert freed == ["freed"]
+
+
+def test_an_answer_that_can_be_read_but_not_written_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is nested almost too deeply, since the entry around it is one level more."""
+
+    def too_deep(_: object) -> str:
+        raise RecursionError
+
+    monkeypatch.setattr(keeper, "text_of", too_deep)
+    with one_process(tmp_path) as it:
+        it.server.script(reply("x"))
+        assert text_of(it.call("hello", cache="readwrite")) == "x"
+        assert it.pick("gen_success", "stored") == [(False,)]

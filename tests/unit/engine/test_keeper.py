@@ -50,12 +50,12 @@ def batches(monkeypatch: pytest.MonkeyPatch, second: threading.Event) -> list[li
     def noted(name: str) -> None:
         real = getattr(AnswerCache, name)
 
-        def note(cache: AnswerCache, entries: list[tuple[str, dict[str, str]]]) -> list[Stored] | None:
+        def note(cache: AnswerCache, rows: list[tuple[str, str]]) -> list[Stored] | None:
             here = threading.current_thread()
-            seen.append([key for key, _ in entries] + ([] if here is main else [here.name]))
+            seen.append([key for key, _ in rows] + ([] if here is main else [here.name]))
             if len(seen) > 1:
                 second.set()
-            stored: list[Stored] | None = real(cache, entries)
+            stored: list[Stored] | None = real(cache, rows)
             return stored
 
         monkeypatch.setattr(AnswerCache, name, note)
@@ -140,3 +140,20 @@ def test_a_cache_that_is_read_alone_stores_none(run: Run, beside: ThreadPoolExec
     assert virtual.run(stored()) == [Stored(stored=False, evicted=0)] * 2
     reader.close()
     assert held(tmp_path) == ["a"]
+
+
+def test_an_answer_that_cannot_be_written_down_costs_no_other(run: Run, beside: ThreadPoolExecutor) -> None:
+    deep: dict[str, object] = {}
+    for _ in range(200_000):
+        deep = {"deeper": deep}
+
+    async def both() -> Stored:
+        keeper = Keeper(run.cache, beside)
+        stored = keeper.store("a", {"answer": "a"})
+        with pytest.raises(RecursionError):
+            keeper.store("b", deep)
+        return await stored
+
+    assert virtual.run(both()) == STORED
+    while deep:  # else Python would take it apart by a recursion of its own
+        deep = deep.pop("deeper")  # type: ignore[assignment]
