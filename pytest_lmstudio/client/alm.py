@@ -130,6 +130,7 @@ class AsyncLM:
         cut: BaseException
         try:
             await self._begin(plans, begun)
+            # Not `_wait`, which leaves the one it waits for: should the wait be cut, all are left together.
             calls = [one if isinstance(one, Call) else await result_of(one) for one in begun]
         except BaseException as error:  # noqa: BLE001  # raised below, see `leave`
             cut = error

@@ -162,7 +162,9 @@ class LM:
         begun: list[Call | Future[Call]] = []
         try:
             begun.extend(map(self._caller.start, plans))
-            calls = [one if isinstance(one, Call) else self._caller.runtime.loop.wait(one) for one in begun]
+            # Not `_wait`, which leaves the one it waits for: should the wait be cut, all are left together.
+            loop = self._caller.runtime.loop
+            calls = [one if isinstance(one, Call) else loop.wait(one) for one in begun]
         except BaseException as cut:
             self._caller.leave(begun, cut)
             raise

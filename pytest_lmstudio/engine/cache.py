@@ -6,7 +6,7 @@ import json
 import threading
 from contextlib import suppress
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pytest_lmstudio.engine.database import (
     TRIES,
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from pytest_lmstudio.engine.opening import Way
 
 
+T = TypeVar("T")
+
+
 class Stored(NamedTuple):
     """What became of an answer: whether the cache holds it now, and how many entries went for it."""
 
@@ -35,7 +38,7 @@ class Stored(NamedTuple):
     evicted: int
 
 
-_NOT_STORED = Stored(stored=False, evicted=0)
+_STORED, _NOT_STORED = Stored(stored=True, evicted=0), Stored(stored=False, evicted=0)
 
 
 class AnswerCache:
@@ -124,18 +127,16 @@ class AnswerCache:
             what became of each.
         """
         try:
-            stored: list[Stored] = self._patiently(lambda: self._put_all(rows))
+            return self._patiently(lambda: self._put_all(rows))
         except NotWritable:
-            pass
+            return [_NOT_STORED] * len(rows)
         except TROUBLE as error:
             if len(rows) > 1 and "locked" not in str(error):  # one of them may be too large for a disk that is full
                 return [stored for row in rows for stored in self.put_all([row])]
             self._trouble(error)
-        else:
-            return stored
+            return [_NOT_STORED] * len(rows)
         finally:
             self._give_back()
-        return [_NOT_STORED] * len(rows)
 
     def put_now(self, rows: Sequence[tuple[str, str]]) -> list[Stored] | None:
         """Store entries as `put_all` does, but return None when that would need a wait, or trouble comes of it."""
@@ -149,14 +150,14 @@ class AnswerCache:
             self._give_back()
 
     def _put_all(self, rows: Sequence[tuple[str, str]]) -> list[Stored]:
-        if len(rows) == 1 and self._add(*rows[0]):
-            return [Stored(stored=True, evicted=0)]
+        if len(rows) == 1 and self._add(*rows[0]):  # no transaction around it: that one statement is one
+            return [_STORED]
         with self._db.transact():
             return [self._put(key, value) for key, value in rows]
 
     def _put(self, key: str, value: str) -> Stored:
         if self._add(key, value):
-            return Stored(stored=True, evicted=0)
+            return _STORED
         evicted = self._evict() if len(value) <= LARGEST_VALUE else 0
         return Stored(stored=evicted > 0 and self._add(key, value), evicted=evicted)
 
@@ -197,7 +198,7 @@ class AnswerCache:
         if self._mark is not None:
             self._mark.remove()
 
-    def _patiently(self, work: Callable[[], Any]) -> Any:
+    def _patiently(self, work: Callable[[], T]) -> T:
         """Wait for another process that writes; not for so long again after it did not end, until it has."""
         try:
             done = patiently(work, self._tries)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Keeper:
     """Stores the answers that one turn of the loop brought in one transaction, once the next calls have been sent.
 
-    A transaction takes ten times as long as one more row in it; a freed slot that waits for either is time in which the
-    model server has nothing to do.
+    Measured: 110 us for an answer alone, 33 us for one of 32 together. While a freed slot waits for that, the model
+    server has nothing to do.
 
     Args:
         cache: where to.
