@@ -172,7 +172,10 @@ def test_the_model_that_answers_can_be_typed_as_the_row_says(suite: Suite) -> No
 
 @pytest.fixture
 def crowded(pytester: pytest.Pytester) -> Iterator[Suite]:
-    """Return a suite that asks much at once, of a server that bears two requests and fails the rest."""
+    """Return a suite that asks much at once, of a server that bears two requests and fails the rest.
+
+    Which of those begun together arrive first is chance, so one of two may fail, and then one at once is the advice.
+    """
     with StandIn(models=[Model("test-model", parallel=64)], capacity=64) as server:
         server.default = echo(delay_s=0.2)
         server.when(lambda _: server.in_flight > 2, error_string(500, "Compute error.", delay_s=0.2))
@@ -191,7 +194,7 @@ def crowded(pytester: pytest.Pytester) -> Iterator[Suite]:
 def test_the_limit_that_the_row_says_mends_a_server_that_bears_no_more(crowded: Suite) -> None:
     ran = crowded.run(*ALONE, *ONCE, "--lmstudio-concurrency=8")
     assert first(ran)["symptom"] == "failures grow with the requests in flight"
-    assert typed(ran, "--lmstudio-concurrency") == "--lmstudio-concurrency=2"
+    assert typed(ran, "--lmstudio-concurrency") in {"--lmstudio-concurrency=1", "--lmstudio-concurrency=2"}
     ran = crowded.run(*ALONE, *ONCE, typed(ran, "--lmstudio-concurrency"))
     assert (ran.summary, ran.report["attempts"]["failed"]) == ("2 passed", 0)
 

@@ -39,6 +39,11 @@ class _Split(NamedTuple):
         return chance_of_more(failed, len(self.many), failed + sum(a.failed for a in self.few), self.total)
 
     @property
+    def failing(self) -> float:
+        """The share of the few that failed, 0 to 1."""
+        return sum(a.failed for a in self.few) / len(self.few)
+
+    @property
     def total(self) -> int:
         return len(self.few) + len(self.many)
 
@@ -63,9 +68,11 @@ def grows_with_load(evidence: Evidence) -> Seen | None:
     """Detect that attempts begun beside many others fail more often, by more than chance makes likely."""
     known = [a for a in evidence.attempts if a.in_flight and a.kind not in _NOT_BY_LOAD]
     splits = [split for at_most in sorted({a.in_flight for a in known}) if (split := _split(known, at_most))]
-    best = min(splits, key=lambda split: split.chance, default=None)
-    if best is None or best.chance * len(splits) > _BY_CHANCE or more_than_the_server_serves(evidence):
+    clear = [split for split in splits if split.chance * len(splits) <= _BY_CHANCE]
+    if not clear or more_than_the_server_serves(evidence):
         return None
+    mends = [split for split in clear if split.failing <= evidence.run.settings.max_error_rate]
+    best = min(mends or clear, key=lambda split: split.chance)
     failed = [a for a in best.many if a.failed]
     return Seen(
         f"{len(failed)} of {len(best.many)} attempts failed with more than {best.at_most} requests in flight, "

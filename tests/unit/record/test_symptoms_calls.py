@@ -189,6 +189,20 @@ LOAD = [
         "set EVAL_CONCURRENCY=3 (--lmstudio-concurrency=3), or let --lmstudio-latency-threshold lower it under load",
     ),
     Case(
+        "failures grow with the requests in flight",
+        [*crowd(8, 4, [3, 4, 5, 6, 7]), *good("a", 900_000), *good("b", 900_001), *bad("c", "server_error", 900_002)],
+        "21 of 25 attempts failed with more than 2 requests in flight, 0 of 10 with 2 or fewer",
+        goods(8),
+        "set EVAL_CONCURRENCY=2 (--lmstudio-concurrency=2), or let --lmstudio-latency-threshold lower it under load",
+    ),
+    Case(
+        "failures grow with the requests in flight",
+        [*bads(2, "server_error"), *goods(8), *crowd(8, 4, [3, 4, 5, 6, 7])],
+        "20 of 20 attempts failed with more than 3 requests in flight, 2 of 22 with 3 or fewer",
+        goods(8),
+        "set EVAL_CONCURRENCY=3 (--lmstudio-concurrency=3), or let --lmstudio-latency-threshold lower it under load",
+    ),
+    Case(
         "the server asks to slow down",
         bads(4, "rate_limited", gap_ms=1),
         '4 errors of kind rate_limited, the first: "no"',
