@@ -27,6 +27,26 @@ def crash(at_ms: float, worker: str = "gw0") -> Event:
     return event("worker_crashed", at_ms, worker=worker)
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, ("cached", "qwen", "test_x.py::test_x", 100)),
+        ({"source": "coalesced"}, ("coalesced", "qwen", "test_x.py::test_x", 100)),
+        ({"source": ["?"], "prompt_chars": 7.9}, ("cached", "qwen", "test_x.py::test_x", 7)),
+        ({"model": "", "nodeid": None, "prompt_chars": "many"}, ("cached", "unknown", "", None)),
+        ({"model": 3, "nodeid": {}, "prompt_chars": float("inf")}, ("cached", "unknown", "", None)),
+        ({"model": None, "nodeid": 1, "prompt_chars": True, "attempt": "x"}, ("cached", "unknown", "", None)),
+    ],
+)
+def test_a_call_from_the_cache_is_read_alike_from_one_line_and_from_two(
+    fields: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    line = event("gen_cached", **{"call_id": "c", "source": "cache", "prompt_chars": 100, **fields})
+    (call,) = calls_of([line])
+    assert (call.outcome, call.model, call.nodeid, call.prompt_chars) == expected
+    assert calls_of([line, line]) == (call,)
+
+
 # -- attempts without an end -----------------------------------------------------------------------
 
 
