@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_lmstudio.errors import KINDS, ErrorKind
 from pytest_lmstudio.record.events import seconds_of
@@ -79,7 +79,7 @@ def _gather(events: Iterable[Event]) -> dict[str, _Call]:
         if isinstance(call_id, str) and (name in _ENDS or name in {"gen_request", "gen_cached"}):
             call = calls[call_id]
             call.events.append(event)
-            if name != "gen_cached":
+            if name != "gen_cached":  # which is about no attempt
                 _note(call, event, _attempt_number(event))
     return dict(calls)
 
@@ -181,12 +181,12 @@ def _only_cached(call: _Call) -> bool:
 def _cached_facts(call_id: str, call: _Call) -> CallFacts:
     """Return what `_facts` would, at a third of its time."""
     (event,) = call.events
-    model, nodeid, chars = event.get("model"), event.get("nodeid"), number(event.get("prompt_chars"))
+    chars = number(event.get("prompt_chars"))
     return CallFacts(
         call_id=call_id,
         outcome="coalesced" if event.get("source") == "coalesced" else "cached",
-        model=model if isinstance(model, str) and model else UNKNOWN_MODEL,
-        nodeid=nodeid if isinstance(nodeid, str) else "",
+        model=_text(event, "model") or UNKNOWN_MODEL,
+        nodeid=_text(event, "nodeid"),
         prompt_chars=None if chars is None else int(chars),
     )
 
@@ -263,5 +263,10 @@ def _kind_of(event: Event) -> tuple[str, str]:
     return kind, category
 
 
-def _first_text(events: Iterable[dict[str, Any]], key: str) -> str:
-    return next((found for event in events if isinstance(found := event.get(key), str) and found), "")
+def _first_text(events: Iterable[Event], key: str) -> str:
+    return next((found for event in events if (found := _text(event, key))), "")
+
+
+def _text(event: Event, key: str) -> str:
+    found = event.get(key)
+    return found if isinstance(found, str) else ""

@@ -71,6 +71,7 @@ def grows_with_load(evidence: Evidence) -> Seen | None:
     clear = [split for split in splits if split.chance * len(splits) <= _BY_CHANCE]
     if not clear or more_than_the_server_serves(evidence):
         return None
+    # A limit at which more fails than the gate lets through mends nothing, however clear the difference is.
     mends = [split for split in clear if split.failing <= evidence.run.settings.max_error_rate]
     best = min(mends or clear, key=lambda split: split.chance)
     failed = [a for a in best.many if a.failed]
