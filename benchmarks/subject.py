@@ -9,6 +9,7 @@ from benchmarks.server import MODEL
 from pytest_lmstudio.client.alm import AsyncLM
 from pytest_lmstudio.client.caller import Caller, Scope
 from pytest_lmstudio.client.lm import LM
+from pytest_lmstudio.clock import Clock
 from pytest_lmstudio.engine.retry import exponential
 from pytest_lmstudio.runtime import Identity, Runtime
 from pytest_lmstudio.settings import Settings
@@ -47,7 +48,7 @@ class Subject(NamedTuple):
 def opened(url: str, folder: Path, run_id: str = "run-1") -> Iterator[Subject]:
     """Open a client of a process without workers, and close it."""
     settings = Settings(url=url, model=MODEL, dir=str(folder), cache_size=ROOM)
-    identity = Identity(run_id, "main", 0, None, "0")
+    identity = Identity(run_id, "main", 0, None, "0", Clock.set_now())
     runtime = Runtime(settings, identity, token=None, strategy=exponential, fixed_model=None)
     scopes = [Scope("bench.py::test_bench")]
     caller = Caller(runtime, lambda: scopes[0], {})

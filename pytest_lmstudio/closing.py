@@ -14,11 +14,9 @@ from pytest_lmstudio.home import shown
 from pytest_lmstudio.record.build import RunFacts, build_report
 from pytest_lmstudio.record.events import LOG, iso_of, raw_lines, read_events
 from pytest_lmstudio.record.stats import tally
-from pytest_lmstudio.report.bundle import write_bundle
 from pytest_lmstudio.report.files import write_whole
 from pytest_lmstudio.report.json import write_report
 from pytest_lmstudio.report.terminal import Line, lines, lost_lines
-from pytest_lmstudio.server.logs import Span, embedded_log, in_time, lmstudio_log
 from pytest_lmstudio.text import printable
 from pytest_lmstudio.values import is_loopback
 
@@ -108,6 +106,8 @@ def write(run: Run, exit_status: int) -> dict[str, Any] | None:
         dead = server_log.text.encode("utf-8", "replace")
         _put(run, run.folder / "embedded.log", lambda path: write_whole(path, [dead]))
     if report["escalation"]["escalate"]:
+        from pytest_lmstudio.report.bundle import write_bundle
+
         tail = server_log.text if server_log else None
         _put(run, run.folder, lambda folder: write_bundle(folder, report, os.environ, tail))
     return report
@@ -140,6 +140,8 @@ def _server_log(run: Run, events: Sequence[Event]) -> ServerLog | None:
     """Return the server's log where it is on this machine and something went wrong; else it is nobody's business."""
     if not any(event["event"] == "gen_error" for event in events) and not run.gathered.workers_crashed:
         return None
+    from pytest_lmstudio.server.logs import Span, embedded_log, in_time, lmstudio_log
+
     own, url = run.own_server.running, run.settings.url
     if own is not None:
         return in_time(lambda: embedded_log(own.log_path))

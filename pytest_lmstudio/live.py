@@ -66,6 +66,8 @@ def put_in_order(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
     if open_run(config).settings.order == "as-written" or config.getoption("stepwise", default=False):
         return
+    if not any(map(marks.has_place, items)):
+        return
     from pytest_lmstudio.cases.order import by_affinity
 
     ordered = by_affinity(items, open_run(config).settings.model)

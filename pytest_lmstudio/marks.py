@@ -64,11 +64,6 @@ def options_of(item: pytest.Item | None) -> Mapping[str, Any]:
         raise pytest.UsageError(str(error)) from None
 
 
-def collected(item: pytest.Item) -> Mapping[str, Any]:
-    """Return the keywords of an LM test's marks as they were checked when it was collected."""
-    return item.stash[_KNOWN].options
-
-
 def is_llm(item: pytest.Item) -> bool:
     """Tell whether a test is an LM test, as `mark_items` found; asked several times a test, in every suite."""
     return _KNOWN in item.stash
@@ -82,6 +77,17 @@ def is_declared(item: pytest.Item) -> bool:
 def asks_case(item: pytest.Item) -> bool:
     """Tell whether a test takes the answer to its declared case."""
     return "reply" in getattr(item, "fixturenames", ())
+
+
+def said(item: pytest.Item, keyword: str) -> str | None:
+    """Return what the marks of an LM test say, also those that a conftest gave it since they were checked."""
+    own = (mark.kwargs.get(keyword) for mark in item.own_markers if mark.name == MARKER)
+    return next((word for word in own if isinstance(word, str)), item.stash[_KNOWN].options.get(keyword))
+
+
+def has_place(item: pytest.Item) -> bool:
+    """Tell whether a test may go elsewhere in the order for what it asks: a model that it names, or a case."""
+    return is_llm(item) and (asks_case(item) or said(item, "model") is not None)
 
 
 def needs_server(item: pytest.Item) -> bool:

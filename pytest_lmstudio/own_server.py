@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +70,7 @@ class OwnServer:
 
     def settings(self) -> Settings:
         """Return the settings with the server's URL in place of its name."""
-        return replace(self._settings, url=self.running.url) if self.running else self._settings
+        return self._settings._replace(url=self.running.url) if self.running else self._settings
 
     def model(self) -> str | None:
         """Return the one model that it serves, or served when the cache was filled; None for any other URL."""

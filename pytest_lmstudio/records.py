@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -12,8 +11,7 @@ if TYPE_CHECKING:
 Endpoint = Literal["chat", "embeddings"]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(NamedTuple):
     """One model that the server lists.
 
     Attributes:
@@ -37,8 +35,7 @@ class ModelInfo:
         return self.id
 
 
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
+class ServerInfo(NamedTuple):
     """What the preflight learned of the server.
 
     Attributes:
@@ -58,6 +55,10 @@ class ServerInfo:
     models: tuple[ModelInfo, ...] = ()
     problem: str | None = None
     problem_kind: ErrorKind | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**self._asdict(), "models": [model._asdict() for model in self.models]}
 
 
 class CallOptions(NamedTuple):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_lmstudio.clock import Clock
 from pytest_lmstudio.engine.booking import Books
 from pytest_lmstudio.engine.breaker import Breaker
 from pytest_lmstudio.engine.cache import AnswerCache
@@ -35,6 +33,7 @@ from pytest_lmstudio.text import printable, redact
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from pytest_lmstudio.clock import Clock
     from pytest_lmstudio.engine.retry import RetryStrategy
     from pytest_lmstudio.records import Endpoint
     from pytest_lmstudio.settings import Settings
@@ -46,8 +45,7 @@ __tracebackhide__ = True
 _WORKER_DRAIN_S = 4.5
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Who this process is within its run.
 
     Attributes:
@@ -65,7 +63,7 @@ class Identity:
     number: int
     shared_dir: str | None
     plugin_version: str
-    clock: Clock = field(default_factory=Clock.set_now)
+    clock: Clock
     started_at: str | None = None
 
 

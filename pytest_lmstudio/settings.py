@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 CacheMode = Literal["readwrite", "refresh", "off", "offline"]
@@ -23,8 +22,7 @@ class BreakerLimits(NamedTuple):
         return f"{self.failures}:{float(self.pause_s)!r}".removesuffix(".0")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """Every setting, resolved once; the names are those of the command line, times are seconds.
 
     Attributes:
@@ -87,7 +85,7 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data that survives JSON and xdist: str, int, float, bool, None, and lists of them."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = self._asdict()
         plain["breaker"] = str(self.breaker) if self.breaker else None
         plain["params"] = dict(self.params)
         return plain

@@ -18,7 +18,9 @@ _CUT = "..."
 # C0, DEL and C1; soft hyphen; fillers that show nothing; bidirectional marks, embeddings and isolates; zero width
 # space, line and paragraph separators; invisible operators; byte order mark; interlinear marks; lone surrogates; what
 # is no character, and so no XML either; musical controls; tag characters and selectors, which hide text.
-_UNPRINTABLE = re.compile(
+#
+# Compiled where a text first needs them, as few runs do: that takes a millisecond, in each worker.
+_UNPRINTABLE = (
     "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\u3164\ud800-\udfff\ufdd0-\ufdef\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
     "\U0001d173-\U0001d17a\U0001fffe\U0001ffff\U000e0000-\U000e0fff]"
@@ -26,13 +28,13 @@ _UNPRINTABLE = re.compile(
 
 # What CI systems obey when they read it in a job's output: GitHub's ``::error::`` where a line begins (a long text may
 # be wrapped at any blank), and ``##[error]``, Azure's ``##vso[...]`` and ``##teamcity[...]`` wherever it stands.
-_CI_COMMAND = re.compile(r"(?<!\S):(?=:[A-Za-z])|#(?=#(?:vso|teamcity)?\[)", re.IGNORECASE)
+_CI_COMMAND = r"(?<!\S):(?=:[A-Za-z])|#(?=#(?:(?i:vso|teamcity))?\[)"
 
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
-_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
+_USERINFO = r"(?<=://)[^/?#\s]*@"
 
-_LM_STUDIO_TOKEN = re.compile(r"sk-lm-[\w:.~+/=-]*\w", re.ASCII)
+_LM_STUDIO_KEY = r"(?a:sk-lm-[\w:.~+/=-]*\w)"
 
 
 def printable(text: object, limit: int | None = None) -> str:
@@ -46,7 +48,9 @@ def printable(text: object, limit: int | None = None) -> str:
     """
     whole = str(text)
     # No need to escape megabytes of which a line is shown; escapes only lengthen.
-    shown = _UNPRINTABLE.sub(_escape, whole if limit is None else whole[: limit + 1])
+    shown = whole if limit is None else whole[: limit + 1]
+    if not (shown.isascii() and shown.isprintable()):
+        shown = re.sub(_UNPRINTABLE, _escape, shown)
     shown = without_commands(shown)
     if limit is None or len(shown) <= limit:
         return shown
@@ -55,7 +59,7 @@ def printable(text: object, limit: int | None = None) -> str:
 
 def without_commands(text: str) -> str:
     """Return text, of which the line breaks stay, with the first character of each CI command as an escape."""
-    return _CI_COMMAND.sub(_spelled, text)
+    return re.sub(_CI_COMMAND, _spelled, text) if "::" in text or "##" in text else text
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
@@ -65,12 +69,12 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """
     for secret in sorted({s for s in secrets if s}, key=len, reverse=True):
         text = mask(text, secret, _SHORTEST_PREFIX)
-    return _LM_STUDIO_TOKEN.sub(MASK, text)
+    return re.sub(_LM_STUDIO_KEY, MASK, text) if "sk-lm-" in text else text
 
 
 def without_userinfo(text: str) -> str:
     """Return text whose URLs have lost user name and password."""
-    return _USERINFO.sub("", text)
+    return re.sub(_USERINFO, "", text) if "@" in text else text
 
 
 def _escape(match: re.Match[str]) -> str:

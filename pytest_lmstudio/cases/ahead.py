@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio import marks
@@ -32,7 +31,6 @@ _WINDOW = 4
 _LEAST_WINDOW = 32
 
 
-@dataclass(slots=True, eq=False)
 class _Asked:
     """A call that a test will ask for.
 
@@ -46,13 +44,16 @@ class _Asked:
         ended: whether that came to its end; written on the loop.
     """
 
-    caller: Caller
-    scope: Scope
-    plan: Planned
-    request: Request
-    found: Reply | None = None
-    future: Future[Call] | None = None
-    ended: bool = False
+    __slots__ = ("caller", "ended", "found", "future", "plan", "request", "scope")
+
+    def __init__(self, caller: Caller, scope: Scope, plan: Planned, request: Request, found: Reply | None) -> None:
+        self.caller = caller
+        self.scope = scope
+        self.plan = plan
+        self.request = request
+        self.found = found
+        self.future: Future[Call] | None = None
+        self.ended = False
 
     def started(self) -> Call | Future[Call] | None:
         """Return the call, now that its test asks for it."""

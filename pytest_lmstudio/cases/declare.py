@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.cases.source import BadCases, source_of
 from pytest_lmstudio.cases.template import Template
@@ -23,8 +22,7 @@ MARKER = "llm_cases"
 FIXTURE = "_lmstudio_case"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Case:
+class Case(NamedTuple):
     """One case; its fields stay in their file until they are asked for.
 
     Attributes:

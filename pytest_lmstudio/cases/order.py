@@ -59,15 +59,9 @@ def _asks(item: pytest.Item, model: str | None) -> _Asks | None:
         return None
     case = case_of(item) if marks.asks_case(item) else None
     system = None if case is None else case.system
-    if case is not None and system is None and (said := _marked(item, "system")) is not None:
+    if case is not None and system is None and (said := marks.said(item, "system")) is not None:
         system = hash(said)
-    return _Asks(_marked(item, "model") or model, system)
-
-
-def _marked(item: pytest.Item, keyword: str) -> str | None:
-    """Return what the marks of a test say, also those that a conftest gave it since they were checked."""
-    own = (mark.kwargs.get(keyword) for mark in item.own_markers if mark.name == marks.MARKER)
-    return next((said for said in own if isinstance(said, str)), marks.collected(item).get(keyword))
+    return _Asks(marks.said(item, "model") or model, system)
 
 
 def _other_parameters(item: pytest.Item) -> Hashable:

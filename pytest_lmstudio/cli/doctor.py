@@ -149,8 +149,6 @@ class Visit:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain data for JSON."""
-        from dataclasses import asdict
-
         presence = self._presence
         info = presence.info if presence else None
         speed = self._speed
@@ -162,7 +160,7 @@ class Visit:
                 "kind": info.kind if info else None,
                 "version": (presence.age if presence else None) or (info.version if info else None),
                 "better_url": presence.better_url if presence else None,
-                "models": [asdict(model) for model in info.models] if info else [],
+                "models": [model._asdict() for model in info.models] if info else [],
             },
             "model": self._model.id if self._model else None,
             "ttft_ms": speed.ttft_ms if speed else None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -147,6 +146,6 @@ def opened(settings: Settings, environ: Mapping[str, str] = os.environ) -> Itera
         except EmbeddedError as error:
             raise Failure(str(error)) from None
         try:
-            yield Target(replace(settings, url=running.url), None, running.model)
+            yield Target(settings._replace(url=running.url), None, running.model)
         finally:
             running.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +84,7 @@ def run(chosen: argparse.Namespace) -> int:
 def _first(asked: Target) -> Target:
     """Return the target with the settings of the first run: one call after the other, none of them from the cache."""
     timeout_s = asked.timeout_s
-    return asked._replace(settings=replace(asked.settings, cache="off", concurrency=1, breaker=None, timeout=timeout_s))
+    return asked._replace(settings=asked.settings._replace(cache="off", concurrency=1, breaker=None, timeout=timeout_s))
 
 
 def _second(asked: Target) -> Target:
@@ -93,8 +92,7 @@ def _second(asked: Target) -> Target:
     settings = _first(asked).settings
     first_token_s = settings.first_token_timeout
     return asked._replace(
-        settings=replace(
-            settings,
+        settings=settings._replace(
             timeout=max(LEAST_TIMEOUT_S, 2 * asked.timeout_s),
             first_token_timeout=first_token_s and 2 * first_token_s,
             retries=max(LEAST_RETRIES, settings.retries),

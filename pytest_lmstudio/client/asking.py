@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio import values
@@ -48,7 +47,7 @@ def effective(settings: Settings, marker: Mapping[str, Any]) -> Settings:
     changed: dict[str, Any] = {name: marker[name] for name in TRANSPORT if name in marker and name != "cache"}
     if "cache" in marker:
         changed["cache"] = _cache_mode(settings, wanted=marker["cache"])
-    return replace(settings, **changed) if changed else settings
+    return settings._replace(**changed) if changed else settings
 
 
 def sorted_out(settings: Settings, marker: Mapping[str, Any], keywords: dict[str, Any]) -> Asked:

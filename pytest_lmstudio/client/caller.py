@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.client import asking
@@ -42,7 +42,6 @@ _NO_LIST = (
 )
 
 
-@dataclass(slots=True)
 class Scope:
     """The test that calls are booked to.
 
@@ -51,8 +50,10 @@ class Scope:
         calls: every call it made, in the order in which they ended.
     """
 
-    nodeid: str
-    calls: list[Call] = field(default_factory=list)
+    def __init__(self, nodeid: str) -> None:
+        """Begin with no call."""
+        self.nodeid = nodeid
+        self.calls: list[Call] = []
 
 
 class Planned(NamedTuple):
@@ -141,7 +142,7 @@ class Caller:
         """Plan one request for embeddings."""
         # Parameters and the model of the settings and marks are meant for chats.
         travel = {name: value for name, value in self._marker.items() if name in TRANSPORT and name != "model"}
-        asked = asking.sorted_out(replace(self.runtime.settings, params=()), travel, keywords)
+        asked = asking.sorted_out(self.runtime.settings._replace(params=()), travel, keywords)
         return Planned("embeddings", asked, {"input": asking.texts_for(texts)})
 
     # Making ready.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,22 +30,34 @@ PATHS = {"chat": "/v1/chat/completions", "embeddings": "/v1/embeddings"}
 _NOT_STORED = Stored(stored=False, evicted=0)
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Life:
-    """One call on its way."""
+    """One call on its way.
 
-    engine: Engine
-    request: Request
-    on_piece: Callable[[str], None] | None
-    on_freed: Callable[[], None] | None = None
-    attempts: list[Attempt] = field(default_factory=list)
-    slot: int | None = None
-    in_attempt: bool = False
-    yielded: bool = False
-    waiting_since_s: float = field(default_factory=time.monotonic)
-    started_s: float = 0.0
-    problem: str = ""
-    progress: Progress = field(default_factory=lambda: Progress(0.0))
+    Args:
+        engine: what it meets.
+        request: what it asks.
+        on_piece: called with each piece of text as it comes.
+        on_freed: called once, when it first gives its slot back, or ends without one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        on_piece: Callable[[str], None] | None,
+        on_freed: Callable[[], None] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.request = request
+        self.on_piece = on_piece
+        self.on_freed = on_freed
+        self.attempts: list[Attempt] = []
+        self.slot: int | None = None
+        self.in_attempt = self.yielded = False
+        self.waiting_since_s = time.monotonic()
+        self.started_s = 0.0
+        self.problem = ""
+        self.progress = Progress(0.0)
 
     @property
     def number(self) -> int:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_lmstudio.errors import Phase
 
 
-@dataclass(slots=True)
 class Progress:
     """Written by the transport and by the reader of the answer while an exchange goes on.
 
@@ -25,14 +23,14 @@ class Progress:
         stale_reconnects: 1 when a kept connection had died and a fresh one was used, else 0.
     """
 
-    started_s: float
-    phase: Phase = "connecting"
-    fresh: bool = False
-    connected: bool = False
-    answered: bool = False
-    first_piece_s: float | None = None
-    whole_s: float | None = None
-    stale_reconnects: int = 0
+    def __init__(self, started_s: float) -> None:
+        """Begin; `started_s` is when, on the monotonic clock."""
+        self.started_s = started_s
+        self.phase: Phase = "connecting"
+        self.fresh = self.connected = self.answered = False
+        self.first_piece_s: float | None = None
+        self.whole_s: float | None = None
+        self.stale_reconnects = 0
 
     def reconnect(self) -> None:
         """Begin anew, for a kept connection had died; the clock goes on."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import TracebackException, extract_tb
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -27,8 +26,7 @@ _MOST_EXPONENT = 30
 _LOOK_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(NamedTuple):
     """What a strategy knows when it chooses the wait.
 
     Attributes:
@@ -45,7 +43,7 @@ class Retry:
     phase: Phase
     base_s: float
     previous_s: float = 0.0
-    random: Callable[[], float] = field(default=random.random, compare=False)
+    random: Callable[[], float] = random.random
 
 
 class RetryStrategy(Protocol):
@@ -60,8 +58,7 @@ class StrategyError(Exception):
     """A user's strategy gave no wait; the text says which one, and what it did instead."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnStrategy:
+class OwnStrategy(NamedTuple):
     """A user's strategy, whose mistakes are told as theirs.
 
     Attributes:

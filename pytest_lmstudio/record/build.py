@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,11 +69,11 @@ def build_whole(parts: Sequence[Part], evidence: Evidence) -> dict[str, Any]:
         interrupted=run.interrupted,
         unknown=next((problem for problem in run.problems if problem.startswith(EVENTS_LOST)), None),
     )
-    evidence = replace(evidence, report=numbers)
+    evidence = evidence._replace(report=numbers)
     escalation = judge_escalation(evidence)
     return {
         **numbers,
-        "gate": asdict(gate),
+        "gate": gate._asdict(),
         "escalation": {"escalate": escalation.escalate, "reasons": list(escalation.reasons)},
         "diagnosis": diagnose(evidence),
     }

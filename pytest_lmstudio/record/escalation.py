@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lmstudio.record.symptoms.words import times
 
@@ -19,8 +18,7 @@ RECURS = 3
 _NOT_THE_SERVER = frozenset({"auth", "wrong_url", "no_model", "wrong_model", "bad_request", "cache_miss", "cancelled"})
 
 
-@dataclass(frozen=True, slots=True)
-class Escalation:
+class Escalation(NamedTuple):
     """The verdict, and one line for each reason."""
 
     escalate: bool
@@ -57,7 +55,7 @@ def _tiny_prompts_failing(evidence: Evidence) -> str | None:
 
 
 def _resources_short(evidence: Evidence) -> str | None:
-    context, memory = evidence.count("context_overflow"), evidence.count("out_of_memory")
+    context, memory = evidence.number_of("context_overflow"), evidence.number_of("out_of_memory")
     if context + memory < RECURS:
         return None
     return f"the server ran out of context {times(context, 'time')} and out of memory {times(memory, 'time')}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from pytest_lmstudio.settings import Settings
 
 CallOutcome = Literal["ok", "failed", "cached", "coalesced", "abandoned"]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class RunFacts:
+class RunFacts(NamedTuple):
     """What a report needs that the events do not tell.
 
     Attributes:
@@ -42,7 +42,7 @@ class RunFacts:
     plugin_version: str
     exit_status: int | None
     settings: Settings
-    outcomes: Mapping[str, int] = field(default_factory=dict)
+    outcomes: Mapping[str, int] = _NOTHING
     llm_tests: int = 0
     llm_tests_lost: int = 0
     workers_crashed: int = 0
@@ -52,8 +52,7 @@ class RunFacts:
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptFacts:
+class AttemptFacts(NamedTuple):
     """One attempt of a call; times are Unix seconds, durations ms, None is not known.
 
     Attributes:
@@ -74,8 +73,8 @@ class AttemptFacts:
     latency_ms: float | None = None
     timeout_ms: float | None = None
     in_flight: int = 0
-    request: Mapping[str, Any] = field(default_factory=dict)
-    result: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = _NOTHING
+    result: Mapping[str, Any] = _NOTHING
 
     @property
     def failed(self) -> bool:
@@ -103,8 +102,7 @@ class AttemptFacts:
         return self.start_s + self.latency_ms / 1000
 
 
-@dataclass(frozen=True, slots=True)
-class CallError:
+class CallError(NamedTuple):
     """A failure of a call without an attempt, such as ``unreachable``."""
 
     kind: str
@@ -112,8 +110,7 @@ class CallError:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CallFacts:
+class CallFacts(NamedTuple):
     """One call.
 
     Attributes:
@@ -144,8 +141,7 @@ class CallFacts:
         return self.attempts[-1].kind if self.attempts else None
 
 
-@dataclass(frozen=True, slots=True)
-class LogFacts:
+class LogFacts(NamedTuple):
     """What the server's own log told of the run's time: counts and times, nothing of what was asked or answered.
 
     Attributes:
@@ -160,13 +156,12 @@ class LogFacts:
     source: str
     complete: bool = True
     exited: bool = False
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = _NOTHING
     exit_codes: tuple[str, ...] = ()
     hung_up_s: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CasesFacts:
+class CasesFacts(NamedTuple):
     """Tests whose only call is that of their declared case.
 
     Attributes:
@@ -178,8 +173,7 @@ class CasesFacts:
     workers: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What verdicts are drawn from.
 
     Attributes:
@@ -194,7 +188,7 @@ class Evidence:
     calls: tuple[CallFacts, ...]
     report: Mapping[str, Any]
     log: LogFacts | None = None
-    cases: CasesFacts = field(default_factory=CasesFacts)
+    cases: CasesFacts = CasesFacts()
 
     @property
     def sent(self) -> tuple[CallFacts, ...]:
@@ -216,6 +210,6 @@ class Evidence:
         unsent = (error for call in calls for error in call.errors if not kinds or error.kind in kinds)
         return (*self.failures(*kinds), *unsent)
 
-    def count(self, *kinds: str) -> int:
+    def number_of(self, *kinds: str) -> int:
         """Return how many errors of these kinds there were, with and without an attempt."""
         return sum(self.report["errors_by_kind"].get(kind, 0) for kind in kinds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio.errors import KINDS, ErrorKind
@@ -24,18 +23,22 @@ _ENDS = {"gen_success": "ok", "gen_error": "failed", "gen_abandoned": "abandoned
 _LOST = CallError("cancelled", "network", "the process that made the call died or was interrupted")
 
 
-@dataclass(slots=True)
 class _Attempt:
-    request: Event = field(default_factory=dict)
-    result: Event = field(default_factory=dict)
-    in_flight: int = 0
+    __slots__ = ("in_flight", "request", "result")
+
+    def __init__(self) -> None:
+        self.request: Event = {}
+        self.result: Event = {}
+        self.in_flight = 0
 
 
-@dataclass(slots=True)
 class _Call:
-    events: list[Event] = field(default_factory=list)
-    attempts: defaultdict[int, _Attempt] = field(default_factory=lambda: defaultdict(_Attempt))
-    errors: list[Event] = field(default_factory=list)
+    __slots__ = ("attempts", "errors", "events")
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.attempts: defaultdict[int, _Attempt] = defaultdict(_Attempt)
+        self.errors: list[Event] = []
 
 
 def number(value: object) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -164,8 +164,7 @@ def _kind(shard: Shard) -> str | None:
 def _facts(shards: Sequence[Shard], max_error_rate: float | None) -> RunFacts:
     facts = [shard.facts for shard in shards]
     first = facts[0]
-    settings = replace(
-        first.settings,
+    settings = first.settings._replace(
         max_error_rate=first.settings.max_error_rate if max_error_rate is None else max_error_rate,
         concurrency=max(one.settings.concurrency for one in facts),
     )
@@ -237,7 +236,7 @@ def _status(shard: Shard) -> int | None:
 def _remarks(shards: Sequence[Shard]) -> Iterable[str]:
     """Yield what somebody who reads the whole must know of its shards."""
     settings = [shard.facts.settings for shard in shards]
-    named = (f.name for f in fields(Settings) if f.name not in PLACES | {"max_error_rate", "pipeline_version", "model"})
+    named = (name for name in Settings._fields if name not in PLACES | {"max_error_rate", "pipeline_version", "model"})
     found = {name: [str(one.as_dict()[name]) for one in settings] for name in named}
     odd = [f"{name} ({', '.join(dict.fromkeys(values))})" for name, values in found.items() if len(set(values)) > 1]
     if odd:
@@ -266,13 +265,13 @@ def _in_turn(parts: Sequence[Part]) -> tuple[tuple[CallFacts, ...], LogFacts | N
         free_s = max(free_s, *(end_s + late_s for _, end_s in spans)) if spans else free_s
         calls += part.calls if not late_s else (_later(call, late_s) for call in part.calls)
         if (log := log_facts(part.events)) is not None:
-            logs.append(replace(log, hung_up_s=tuple(at_s + late_s for at_s in log.hung_up_s)))
+            logs.append(log._replace(hung_up_s=tuple(at_s + late_s for at_s in log.hung_up_s)))
     return tuple(calls), _one_log(logs)
 
 
 def _later(call: CallFacts, late_s: float) -> CallFacts:
-    moved = (replace(a, start_s=a.start_s + late_s) if a.start_s is not None else a for a in call.attempts)
-    return replace(call, attempts=tuple(moved))
+    moved = (a._replace(start_s=a.start_s + late_s) if a.start_s is not None else a for a in call.attempts)
+    return call._replace(attempts=tuple(moved))
 
 
 def _one_log(logs: Sequence[LogFacts]) -> LogFacts | None:

@@ -5,7 +5,6 @@ A log is text from outside: whatever does not look like what this package writes
 
 from __future__ import annotations
 
-from dataclasses import fields
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -91,7 +90,7 @@ def settings_from(plain: object) -> Settings:
     """Undo `Settings.as_dict` for settings of any version: what is missing or does not fit has its default."""
     known = plain if isinstance(plain, dict) else {}
     hints = get_type_hints(Settings)
-    found = {f.name: _setting(f.name, known[f.name], hints[f.name]) for f in fields(Settings) if f.name in known}
+    found = {name: _setting(name, known[name], hints[name]) for name in Settings._fields if name in known}
     return Settings(**{name: value for name, (fits, value) in found.items() if fits})
 
 

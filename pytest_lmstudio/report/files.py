@@ -13,7 +13,7 @@ from pytest_lmstudio.files import replace_file
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATES = "[\ud800-\udfff]"
 
 
 def write_whole(path: str | Path, parts: Iterable[bytes]) -> Path:
@@ -37,7 +37,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return _LONE_SURROGATES.sub("\ufffd", value)
+        return value if value.isascii() else re.sub(_LONE_SURROGATES, "\ufffd", value)
     if isinstance(value, dict):
         return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

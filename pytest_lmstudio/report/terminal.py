@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.record.diagnosis import HINTS
 from pytest_lmstudio.record.gate import fate, percent
@@ -36,8 +36,7 @@ _GREEN = {"green": True}
 _BOLD = {"bold": True}
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line to show.
 
     Attributes:
@@ -46,7 +45,7 @@ class Line:
     """
 
     text: str
-    markup: dict[str, bool] = field(default_factory=dict)
+    markup: Mapping[str, bool] = MappingProxyType({})
 
 
 def lines(report: Mapping[str, Any], *, width: int = 80, run_dir: str | Path | None = None) -> Iterator[Line]:

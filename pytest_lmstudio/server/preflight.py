@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_lmstudio.engine import wire
@@ -146,7 +145,7 @@ class Preflight:
 
     async def _look_and_log(self) -> dict[str, Any]:
         info = await self.look()
-        plain = asdict(info)
+        plain = info.as_dict()
         self._log("preflight", server=plain)
         most = max((model.parallel or 0 for model in info.models if model.loaded is not False), default=0)
         if 0 < most < self._limit:
@@ -226,7 +225,7 @@ class Preflight:
 
 
 def info_from(plain: dict[str, Any]) -> ServerInfo:
-    """Undo `dataclasses.asdict` of a `ServerInfo`."""
+    """Undo `ServerInfo.as_dict`."""
     known = dict(plain)
     known["models"] = tuple(ModelInfo(**model) for model in known["models"])
     known["problem_kind"] = ErrorKind(known["problem_kind"]) if known["problem_kind"] else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_lmstudio.clock import Clock
 from pytest_lmstudio.engine.retry import exponential
 from pytest_lmstudio.home import KEPT_RUNS, Home, prune
 from pytest_lmstudio.record.events import read_events
@@ -28,7 +29,7 @@ def runtime(
     home: Path, *, shared: Path | None = None, worker: str = "main", url: str = "http://127.0.0.1:9"
 ) -> Runtime:
     settings = Settings(url=url, dir=str(home), pipeline_version="v7")
-    identity = Identity("run-5", worker, 0, str(shared) if shared else None, "1.2.3")
+    identity = Identity("run-5", worker, 0, str(shared) if shared else None, "1.2.3", Clock.set_now())
     return Runtime(settings, identity, token=TOKEN, strategy=exponential, fixed_model=None)
 
 
@@ -73,7 +74,11 @@ def test_the_model_of_a_server_of_our_own_is_remembered_when_it_was_asked(
 ) -> None:
     settings = Settings(url="http://127.0.0.1:9", dir=str(tmp_path), cache=cache)
     it = Runtime(
-        settings, Identity("run-5", "main", 0, None, "1"), token=None, strategy=exponential, fixed_model=fixed_model
+        settings,
+        Identity("run-5", "main", 0, None, "1", Clock.set_now()),
+        token=None,
+        strategy=exponential,
+        fixed_model=fixed_model,
     )
     it.events.write("note")
     it.close()

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pytest_lmstudio.record.facts import AttemptFacts, Evidence
 
 #: How servers word the size of a prompt that was too long, in tokens.
-_TOKENS = re.compile(
+_TOKENS = (
     r"request \((\d{1,9}) tokens\)|input has (\d{1,9}) tokens|n_keep:? \(?(\d{1,9})|n_prompt_tokens\W{1,4}(\d{1,9})"
 )
 _CHARS_PER_TOKEN = 3
 _CONTEXT_STEP = 4096
-_SHARED = re.compile("context size has been exceeded", re.IGNORECASE)
+_SHARED = "(?i)context size has been exceeded"
 _LESS_CONTEXT = "start the server with less context, and update it"
-_UNLOADED = re.compile("unloaded|reloaded|operation canceled", re.IGNORECASE)
+_UNLOADED = "(?i)unloaded|reloaded|operation canceled"
 
 
 def context_overflow(evidence: Evidence) -> Seen | None:
@@ -82,7 +82,7 @@ def engine_out_of_memory(evidence: Evidence) -> Seen | None:
 
 def crashed(evidence: Evidence) -> Seen | None:
     """Detect that the model was lost by a crash."""
-    found = [a for a in evidence.failures("model_lost") if not _UNLOADED.search(a.message)]
+    found = [a for a in evidence.failures("model_lost") if not re.search(_UNLOADED, a.message)]
     if not found:
         return None
     codes = evidence.log.exit_codes if evidence.log else ()
@@ -96,7 +96,7 @@ def crashed(evidence: Evidence) -> Seen | None:
 
 def unloaded(evidence: Evidence) -> Seen | None:
     """Detect that the model was taken out of memory, or displaced by another, while it answered."""
-    found = [a for a in evidence.failures("model_lost") if _UNLOADED.search(a.message)]
+    found = [a for a in evidence.failures("model_lost") if re.search(_UNLOADED, a.message)]
     if not found:
         return None
     told = told_of(found, ("model_lost",)) + said_in_the_log(evidence, "unloads", "loads")
@@ -146,7 +146,7 @@ def slow_first_request(evidence: Evidence) -> Seen | None:
 
 def _sharing(evidence: Evidence) -> list[AttemptFacts]:
     """Return the attempts that failed for want of context beside others, which are counted as each begins."""
-    found = [a for a in evidence.failures("context_overflow") if _SHARED.search(a.message)]
+    found = [a for a in evidence.failures("context_overflow") if re.search(_SHARED, a.message)]
     return found if any(a.in_flight > 1 for a in found) else []
 
 
@@ -161,7 +161,7 @@ def _loaded_context(evidence: Evidence) -> int | None:
 
 def _larger_context(evidence: Evidence, found: Sequence[AttemptFacts], chars: Sequence[int]) -> str | None:
     """Return how to load the model with room for the longest prompt and a fourth more."""
-    told = [int(size) for a in found for sizes in _TOKENS.findall(a.message) for size in sizes if size]
+    told = [int(size) for a in found for sizes in re.findall(_TOKENS, a.message) for size in sizes if size]
     tokens = max(told, default=max(chars, default=0) // _CHARS_PER_TOKEN)
     if not tokens:
         return None

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pytest_lmstudio.clock import Clock
 from pytest_lmstudio.engine.retry import exponential
 from pytest_lmstudio.record.events import read_events
 from pytest_lmstudio.runtime import Identity, Runtime
@@ -76,7 +77,9 @@ def _bench(
 def one_process(folder: Path, strategy: RetryStrategy = exponential, **given: Any) -> Iterator[Bench]:
     """Open the engine of a run without workers; the keywords are settings."""
     with StandIn(capacity=16) as server:
-        bench = _bench(server, folder / "home", Identity("run-1", "main", 0, None, "0"), given, strategy)
+        bench = _bench(
+            server, folder / "home", Identity("run-1", "main", 0, None, "0", Clock.set_now()), given, strategy
+        )
         try:
             yield bench
         finally:
@@ -89,7 +92,7 @@ def two_workers(folder: Path, strategy: RetryStrategy = exponential, **given: An
     shared = folder / "shared"
     shared.mkdir()
     with StandIn(capacity=16) as server, ExitStack() as stack:
-        identities = [Identity("run-1", f"gw{n}", n, str(shared), "0") for n in range(2)]
+        identities = [Identity("run-1", f"gw{n}", n, str(shared), "0", Clock.set_now()) for n in range(2)]
         one, other = (_bench(server, folder / "home", identity, given, strategy) for identity in identities)
         for bench in (one, other):
             stack.callback(bench.runtime.close)

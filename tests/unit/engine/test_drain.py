@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_lmstudio.clock import Clock
 from pytest_lmstudio.engine import drain
 from pytest_lmstudio.engine.retry import exponential
 from pytest_lmstudio.engine.shared import Shared
@@ -32,7 +33,7 @@ class Bench:
         self.server = server
         self.folder = shared
         settings = Settings(url=server.url, dir=str(folder / "home"), model=MODEL, concurrency=2, backoff=60.0)
-        identity = Identity("run-1", "main", 0, str(shared) if shared else None, "0")
+        identity = Identity("run-1", "main", 0, str(shared) if shared else None, "0", Clock.set_now())
         self.runtime = Runtime(settings, identity, token=None, strategy=exponential, fixed_model=None)
 
     def begin(self, text: str, **given: Any) -> Future[Call]:
