@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.record.diagnosis import diagnose
@@ -180,7 +180,7 @@ def _latency(successes: Sequence[AttemptFacts]) -> dict[str, Any]:
     values = [attempt.latency_ms for attempt in successes if attempt.latency_ms is not None]
     return {
         **spread(values, 50, 95, 99),
-        "mean": rounded(fmean(values)) if values else None,
+        "mean": rounded(math.fsum(values) / len(values)) if values else None,
         "max": rounded(max(values, default=None)),
         "count": len(values),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -96,4 +95,8 @@ def _share(part: int, whole: int, limit: float) -> str:
 
 
 def _above(part: int, whole: int, limit: float) -> bool:
-    return whole > 0 and Fraction(part, whole) > Fraction(f"{limit:.{_WRITTEN_DIGITS}g}")
+    if part == 0 or whole == 0:
+        return False
+    from fractions import Fraction  # loaded by runs that lost something
+
+    return Fraction(part, whole) > Fraction(f"{limit:.{_WRITTEN_DIGITS}g}")

@@ -36,6 +36,13 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     return ranked[below] + (ranked[above] - ranked[below]) * (place - below)
 
 
+def median(values: Iterable[float]) -> float:
+    """Return the median of one value or more. Python's own would load fractions, at the end of each run."""
+    ranked = sorted(values)
+    middle = len(ranked) // 2
+    return ranked[middle] if len(ranked) % 2 else (ranked[middle - 1] + ranked[middle]) / 2
+
+
 def spread(values: Sequence[float], *percents: int) -> dict[str, float | None]:
     """Return percentiles by name (``p50``), rounded to 3 decimals."""
     return {f"p{percent}": rounded(percentile(values, percent)) for percent in percents}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_lmstudio.record.server_log import strangers_hangups
+from pytest_lmstudio.record.stats import median
 from pytest_lmstudio.record.symptoms.foreign import foreign_cuts
 from pytest_lmstudio.record.symptoms.look import errors_of, latencies_ms, said_in_the_log, told_of
 from pytest_lmstudio.record.symptoms.row import Elsewhere, Row, Seen

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio.record.server_log import strangers_hangups
-from pytest_lmstudio.record.stats import percentile
+from pytest_lmstudio.record.stats import median, percentile
 from pytest_lmstudio.record.symptoms.look import number_in, said_in_the_log, successes, whole_ms
 from pytest_lmstudio.record.symptoms.row import Row, Seen
 from pytest_lmstudio.record.symptoms.words import fewer, limits, longer_s, more_time, span, times, was

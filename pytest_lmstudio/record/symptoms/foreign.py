@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lmstudio.record.server_log import strangers_hangups
+from pytest_lmstudio.record.stats import median
 from pytest_lmstudio.record.symptoms.look import SAME_CLOCK, near
 from pytest_lmstudio.record.symptoms.row import Row, Seen
 from pytest_lmstudio.record.symptoms.words import limits, span, times

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_lmstudio.record.stats import chance_of_more
+from pytest_lmstudio.record.stats import chance_of_more, median
 from pytest_lmstudio.record.symptoms.look import number_in, of_models, reasons, said_in_the_log, successes, told_of
 from pytest_lmstudio.record.symptoms.row import Elsewhere, Row, Seen
 from pytest_lmstudio.record.symptoms.words import fewer, is_lmstudio, load_command, more_time, times

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from statistics import median
 from typing import TYPE_CHECKING
 
+from pytest_lmstudio.record.stats import median
 from pytest_lmstudio.record.symptoms.look import errors_of, of_models, said_in_the_log, successes, told_of
 from pytest_lmstudio.record.symptoms.row import Elsewhere, Row, Seen
 from pytest_lmstudio.record.symptoms.words import fewer, is_lmstudio, load_command, span, times
