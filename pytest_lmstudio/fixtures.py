@@ -9,18 +9,13 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_lmstudio.cases.declare import Case
     from pytest_lmstudio.client.alm import AsyncLM
     from pytest_lmstudio.client.lm import LM
     from pytest_lmstudio.reply import Reply
     from pytest_lmstudio.session import Run
 
-_UNDECLARED = (
-    "`case` and `reply` need cases: mark the test with @pytest.mark.llm_cases('cases.jsonl', prompt='...'), or ask the "
-    "model yourself with the fixture `lm`"
-)
-#: Tests whose fixture closure holds one of these ask the model.
-FIXTURES = frozenset({"lm", "alm", "lm_session", "reply"})
+#: Tests whose fixture closure holds one of these ask the model, or may.
+FIXTURES = frozenset({"lm", "alm", "lm_session", "reply", "case"})
 
 
 def _run(config: pytest.Config) -> Run:
@@ -45,34 +40,34 @@ def alm(request: pytest.FixtureRequest) -> Iterator[AsyncLM]:
     client.close()
 
 
-@pytest.fixture
-def _lmstudio_case() -> Case:
-    """Stand for a case where none is declared; `@pytest.mark.llm_cases` puts one in its place."""
-    pytest.fail(_UNDECLARED, pytrace=False)
-
-
-# The next two do without `request`: pytest makes it anew for each fixture that asks, which is much of what a test with
-# a cached answer costs.
-@pytest.fixture
-def case(_lmstudio_case: Case) -> dict[str, Any]:
-    """Return the fields of this test's case, of which `@pytest.mark.llm_cases(...)` made one test each."""
-    from pytest_lmstudio.cases.asked import row_of
-
-    return row_of(_lmstudio_case)
-
-
-@pytest.fixture
-def reply(_lmstudio_case: Case) -> Reply:
-    """Return the answer to this test's case; it was asked while the tests before it ran."""
-    __tracebackhide__ = True
-    from pytest_lmstudio.cases.asked import reply_to
-
-    return reply_to(_run(_lmstudio_case.config), _lmstudio_case)
-
-
 @pytest.fixture(scope="session")
 def lm_session(request: pytest.FixtureRequest) -> Iterator[LM]:
     """Ask the model from a fixture of wider scope; marks do not apply, calls are booked to the test being set up."""
     client = _run(request.config).client(None)
     yield client
     client.close()
+
+
+class CaseFixtures:
+    """The fixtures of declared cases, of one pytest.
+
+    They ask for no other fixture: `request`, or one that has the case, takes pytest longer than a cached answer takes.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.fixture
+    def case(self) -> dict[str, Any]:
+        """Return the fields of this test's case, of which `@pytest.mark.llm_cases(...)` made one test each."""
+        from pytest_lmstudio.cases.asked import row_of
+
+        return row_of(_run(self._config))
+
+    @pytest.fixture
+    def reply(self) -> Reply:
+        """Return the answer to this test's case; it was asked while the tests before it ran."""
+        __tracebackhide__ = True
+        from pytest_lmstudio.cases.asked import reply_to
+
+        return reply_to(_run(self._config))

@@ -128,6 +128,7 @@ class Live:
         result = yield
         if run.ahead is not None:
             run.ahead.end_test(item)
+        run.item = None
         if run.interrupted:
             item.session.shouldstop = _INTERRUPTED
         return result

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio import flags, hooks
-from pytest_lmstudio.fixtures import FIXTURES, _lmstudio_case, alm, case, lm, lm_session, reply
+from pytest_lmstudio.fixtures import FIXTURES, CaseFixtures, alm, lm, lm_session
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["_lmstudio_case", "alm", "case", "lm", "lm_session", "reply"]
+__all__ = ["alm", "lm", "lm_session"]
 
 _MARKER = (
     "llm(timeout=..., first_token_timeout=..., inter_token_timeout=..., retries=..., backoff=..., model=..., "
@@ -49,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; in a run of several processes, be ready for what workers and controller tell each other."""
     config.addinivalue_line("markers", _MARKER)
     config.addinivalue_line("markers", _CASES)
+    config.pluginmanager.register(CaseFixtures(config), "lmstudio-cases")
     several = hasattr(config, "workerinput") or config.getoption("dist", "no") != "no"
     if not _only_explains(config) and (several or flags.any_given(config)):
         from pytest_lmstudio import live

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,6 +56,7 @@ class Run:
         self.endings = Endings(self.gathered, self._open_log)
         self.problems: list[str] = []
         self.item: pytest.Item | None = None
+        self._thread = 0
         self.case_error: Exception | None = None
         self._interrupted = False
         self.own_server = OwnServer(self.settings)
@@ -137,6 +139,14 @@ class Run:
     def begin_test(self, item: pytest.Item) -> None:
         """Book what comes to a test, or to nobody; its scope is made when something does come."""
         self.scope, self.item, self.case_error = None, item, None
+        self._thread = threading.get_ident()
+
+    def running(self) -> pytest.Item | None:
+        """Return the test that runs now in the thread that asks, None when that is not known.
+
+        Other plugins may run tests inside each other, or side by side.
+        """
+        return self.item if threading.get_ident() == self._thread else None
 
     def new_scope(self, nodeid: str) -> Scope:
         """Book what comes to a test."""

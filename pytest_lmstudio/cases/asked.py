@@ -19,30 +19,33 @@ if TYPE_CHECKING:
 #: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
 __tracebackhide__ = True
 
+_UNDECLARED = (
+    "`case` and `reply` need cases: mark the test with @pytest.mark.llm_cases('cases.jsonl', prompt='...'), or ask the "
+    "model yourself with the fixture `lm`"
+)
 _OUT_OF_TURN = (
-    "`reply` does not know which test asks, since another plugin runs tests in a way of its own: run without it, or "
-    "ask the model with the fixture `lm`"
+    "`case` and `reply` do not know which test asks, since another plugin runs tests in a way of its own: run without "
+    "it, or ask the model with the fixture `lm`"
 )
 
 
-def row_of(case: Case) -> dict[str, Any]:
-    """Return the fields of a test's case."""
+def row_of(run: Run) -> dict[str, Any]:
+    """Return the fields of the case of the test that runs now."""
+    _, case = _now(run)
     try:
         return case.row()
     except BadCases as error:
         pytest.fail(str(error), pytrace=False)
 
 
-def reply_to(run: Run, case: Case) -> Reply:
+def reply_to(run: Run) -> Reply:
     """Return the answer to the case of the test that runs now.
 
     Raises:
         LMError: there is no answer.
         LMSchemaError: the answer breaks its schema.
     """
-    item = run.item
-    if item is None or case_of(item) is not case:
-        pytest.fail(_OUT_OF_TURN, pytrace=False)
+    item, case = _now(run)
     if run.ahead is None:  # pytest was let loose on tests in some way of its own
         run.ahead = Ahead(run, None)
     try:
@@ -52,3 +55,14 @@ def reply_to(run: Run, case: Case) -> Reply:
     except (LMError, LMSchemaError) as error:
         run.case_error = error
         raise
+
+
+def _now(run: Run) -> tuple[pytest.Item, Case]:
+    """Return the test that runs now, and its case."""
+    item = run.running()
+    if item is None:
+        pytest.fail(_OUT_OF_TURN, pytrace=False)
+    case = case_of(item)
+    if case is None:
+        pytest.fail(_UNDECLARED, pytrace=False)
+    return item, case

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pytest_lmstudio.cases.template import Question
 
 MARKER = "llm_cases"
-#: Which has the case of a test; `case` and `reply` ask for it.
-FIXTURE = "_lmstudio_case"
+#: The case of a test is the parameter of the first of these that it takes.
+FIXTURES = ("reply", "case")
 
 
 class Case(NamedTuple):
@@ -70,19 +70,26 @@ def declare(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
         problem = f"{metafunc.definition.nodeid}: @pytest.mark.{MARKER}: {error}"
         metafunc.config.stash.setdefault(PROBLEMS, []).append(problem)
         cases, ids = [], []
-    if FIXTURE in metafunc.fixturenames:
-        metafunc.parametrize(FIXTURE, cases, ids=ids)
+    taken = _taken(metafunc)
+    if taken is not None:
+        metafunc.parametrize(taken, cases, ids=ids, indirect=True)
 
 
 def case_of(item: pytest.Item) -> Case | None:
     """Return the case of a test, None when it has none."""
     params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    case = params.get(FIXTURE)
-    return case if isinstance(case, Case) else None
+    for name in FIXTURES:
+        if isinstance(case := params.get(name), Case):
+            return case
+    return None
+
+
+def _taken(metafunc: pytest.Metafunc) -> str | None:
+    return next((name for name in FIXTURES if name in metafunc.fixturenames), None)
 
 
 def _read(metafunc: pytest.Metafunc, mark: pytest.Mark) -> tuple[list[Case], list[str]]:
-    if FIXTURE not in metafunc.fixturenames:
+    if _taken(metafunc) is None:
         msg = "the test takes neither `reply` nor `case`; name one of them as its argument"
         raise BadCases(msg)
     if len(mark.args) != 1:

@@ -6,7 +6,7 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_lmstudio import marks
-from pytest_lmstudio.cases.declare import FIXTURE, case_of
+from pytest_lmstudio.cases.declare import FIXTURES, case_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -66,7 +66,7 @@ def _asks(item: pytest.Item, model: str | None) -> _Asks | None:
 
 def _other_parameters(item: pytest.Item) -> Hashable:
     indices: dict[str, int] = getattr(getattr(item, "callspec", None), "indices", {})
-    return tuple([pair for pair in indices.items() if pair[0] != FIXTURE])
+    return tuple([pair for pair in indices.items() if pair[0] not in FIXTURES])
 
 
 #: What tests have in common, the widest first: leaving it early makes pytest set up fixtures once more. pytest has put
