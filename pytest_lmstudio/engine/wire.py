@@ -9,6 +9,8 @@ DONE = "[DONE]"
 _MOST_TOKENS = 2**53
 #: Answers are nested a dozen levels deep; far deeper ones could be read, but not shown or stored.
 _MOST_DEPTH = 200
+#: Made once: `json.loads` looks at its arguments for each text, and a stream has one for each token.
+_DECODER = json.JSONDecoder()
 
 
 class StreamError(Exception):
@@ -41,8 +43,9 @@ def parsed(text: str) -> Any:
     """
     value, problem = None, ""
     try:
-        value = json.loads(text)
-        if text.count("[") + text.count("{") > _MOST_DEPTH and _is_deep(value):
+        value = _DECODER.decode(text)
+        # Each level has two brackets, and most texts are an event of a stream, with a token.
+        if len(text) > 2 * _MOST_DEPTH and text.count("[") + text.count("{") > _MOST_DEPTH and _is_deep(value):
             problem = "is nested too deeply"
     except json.JSONDecodeError:
         problem = "is no JSON"
@@ -216,8 +219,14 @@ class EventStream:
         lines = b"".join((*self._rest, whole)).split(b"\n")
         self._rest = [rest] if rest else []
         pieces: list[str] = []
-        for line in lines:
-            self._line(line.rstrip(b"\r"), pieces)
+        for ended in lines:
+            line = ended.rstrip(b"\r")
+            if line:
+                self._field(line)
+            elif self._data:
+                self._dispatch(pieces)
+            else:
+                self._event = ""
         return pieces
 
     def close(self) -> list[str]:
@@ -227,10 +236,8 @@ class EventStream:
         except BadAnswer:
             return []
 
-    def _line(self, line: bytes, pieces: list[str]) -> None:
-        if not line:
-            self._dispatch(pieces)
-        elif line.startswith(b"data:"):
+    def _field(self, line: bytes) -> None:
+        if line.startswith(b"data:"):
             try:
                 self._data.append(line[5:].decode().removeprefix(" "))
             except UnicodeDecodeError:
@@ -261,28 +268,30 @@ class EventStream:
 
     def _chunk(self, body: dict[str, Any], pieces: list[str]) -> None:
         for name in ("id", "created", "model", "system_fingerprint"):
-            if name in body:
-                self._head.setdefault(name, body[name])
+            if name in body and name not in self._head:
+                self._head[name] = body[name]
         for name in ("usage", "timings", "stats"):
             if body.get(name):
                 self._extra[name] = body[name]
         choices = body.get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        first = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(first, dict):
             return
-        self.finish_reason = finish_reason_of(body) or self.finish_reason
-        delta = choices[0].get("delta") or choices[0].get("message")
-        if isinstance(delta, dict):
+        if first.get("finish_reason"):
+            self.finish_reason = finish_reason_of(body) or self.finish_reason
+        delta = first.get("delta") or first.get("message")
+        if delta and isinstance(delta, dict):
             self._delta(delta, pieces)
 
     def _delta(self, delta: dict[str, Any], pieces: list[str]) -> None:
         text = text_of(delta.get("content"))
-        reasoning = reasoning_of(delta)
         if text:
             self._text.append(text)
             pieces.append(text)
+        reasoning = reasoning_of(delta) if "reasoning_content" in delta or "reasoning" in delta else ""
         if reasoning:
             self._reasoning.append(reasoning)
-        calls = tool_calls_of(delta)
+        calls = tool_calls_of(delta) if "tool_calls" in delta else ()
         for call in calls:
             self._tool(call)
         self.tokens += bool(text or reasoning or calls)

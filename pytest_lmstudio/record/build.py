@@ -11,7 +11,7 @@ from pytest_lmstudio.record.escalation import judge_escalation
 from pytest_lmstudio.record.events import EVENTS_LOST
 from pytest_lmstudio.record.facts import Evidence, RunFacts
 from pytest_lmstudio.record.gate import judge
-from pytest_lmstudio.record.history import calls_of, cases_of, number, peak_in_flight
+from pytest_lmstudio.record.history import amount, calls_of, cases_of, peak_in_flight
 from pytest_lmstudio.record.seen import server_of
 from pytest_lmstudio.record.server_log import log_counts, log_facts
 from pytest_lmstudio.record.stats import percentile, ratio, rounded, spread, tally, wilson
@@ -69,7 +69,7 @@ def build_whole(parts: Sequence[Part], evidence: Evidence) -> dict[str, Any]:
         interrupted=run.interrupted,
         unknown=next((problem for problem in run.problems if problem.startswith(EVENTS_LOST)), None),
     )
-    evidence = evidence._replace(report=numbers)
+    evidence = evidence.reported(numbers)
     escalation = judge_escalation(evidence)
     return {
         **numbers,
@@ -227,7 +227,7 @@ def _model(calls: Sequence[CallFacts]) -> dict[str, Any]:
 
 def _concurrency(events: Iterable[Event], calls: Iterable[CallFacts], run: RunFacts) -> dict[str, int]:
     changes = [
-        (number(event.get("limit")), number(event.get("previous")))
+        (amount(event.get("limit")), amount(event.get("previous")))
         for event in events
         if event["event"] == "concurrency_changed"
     ]
@@ -249,9 +249,9 @@ def _pauses(events: Iterable[Event]) -> tuple[int, float]:
     for event in events:
         if event["event"] == "breaker_open" and not event.get("gave_up"):
             trips += 1
-            pending_s += number(event.get("pause_s")) or 0.0
+            pending_s += amount(event.get("pause_s")) or 0.0
         elif event["event"] == "breaker_closed":
-            paused_s += number(event.get("paused_s")) or 0.0
+            paused_s += amount(event.get("paused_s")) or 0.0
             pending_s = 0.0
     return trips, paused_s + pending_s
 
@@ -276,7 +276,7 @@ def _missed(call: CallFacts) -> bool:
 
 
 def _results(attempts: Iterable[AttemptFacts], name: str) -> list[float]:
-    return [value for attempt in attempts if (value := number(attempt.result.get(name))) is not None]
+    return [value for attempt in attempts if (value := amount(attempt.result.get(name))) is not None]
 
 
 def _total(successes: Sequence[AttemptFacts], name: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -173,8 +174,8 @@ class CasesFacts(NamedTuple):
     workers: int = 0
 
 
-class Evidence(NamedTuple):
-    """What verdicts are drawn from.
+class Evidence:
+    """What verdicts are drawn from; each asks for the same attempts, so they are picked out once.
 
     Attributes:
         run: the run.
@@ -184,31 +185,51 @@ class Evidence(NamedTuple):
         cases: its declared cases.
     """
 
-    run: RunFacts
-    calls: tuple[CallFacts, ...]
-    report: Mapping[str, Any]
-    log: LogFacts | None = None
-    cases: CasesFacts = CasesFacts()
+    def __init__(
+        self,
+        run: RunFacts,
+        calls: tuple[CallFacts, ...],
+        report: Mapping[str, Any],
+        log: LogFacts | None = None,
+        cases: CasesFacts | None = None,
+    ) -> None:
+        self.run = run
+        self.calls = calls
+        self.report = report
+        self.log = log
+        self.cases = cases or CasesFacts()
 
-    @property
+    def reported(self, report: Mapping[str, Any]) -> Evidence:
+        """Return it with a report."""
+        return Evidence(self.run, self.calls, report, self.log, self.cases)
+
+    @cached_property
     def sent(self) -> tuple[CallFacts, ...]:
         """The calls that needed the server."""
         return tuple(call for call in self.calls if call.sent)
 
-    @property
+    @cached_property
     def attempts(self) -> tuple[AttemptFacts, ...]:
         """Every attempt that counts in the rates."""
         return tuple(attempt for call in self.calls if call.outcome != "abandoned" for attempt in call.attempts)
 
     def failures(self, *kinds: str) -> tuple[AttemptFacts, ...]:
         """Return the failed attempts of these kinds, of any kind when none is named."""
-        return tuple(a for a in self.attempts if a.failed and (not kinds or a.kind in kinds))
+        return tuple(a for a in self._failed if a.kind in kinds) if kinds else self._failed
+
+    @cached_property
+    def _failed(self) -> tuple[AttemptFacts, ...]:
+        return tuple(a for a in self.attempts if a.failed)
 
     def errors(self, *kinds: str) -> tuple[AttemptFacts | CallError, ...]:
         """Return the errors of these kinds, with and without an attempt, of any kind when none is named."""
-        calls = [call for call in self.calls if call.outcome != "abandoned"]
-        unsent = (error for call in calls for error in call.errors if not kinds or error.kind in kinds)
-        return (*self.failures(*kinds), *unsent)
+        return (*self.failures(*kinds), *(error for error in self._unsent if not kinds or error.kind in kinds))
+
+    @cached_property
+    def _unsent(self) -> tuple[CallError, ...]:
+        return tuple(
+            error for call in self.calls if call.errors and call.outcome != "abandoned" for error in call.errors
+        )
 
     def number_of(self, *kinds: str) -> int:
         """Return how many errors of these kinds there were, with and without an attempt."""

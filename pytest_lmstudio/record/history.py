@@ -51,6 +51,12 @@ def number(value: object) -> float | None:
         return None
 
 
+def amount(value: object) -> float | None:
+    """Return a finite number from 0 up as a float, None for anything else."""
+    found = number(value)
+    return found if found is not None and found >= 0 else None
+
+
 def calls_of(events: Sequence[Event]) -> tuple[CallFacts, ...]:
     """Return the calls of a log in the order in which they were first heard of."""
     gathered = _gather(events)
@@ -136,7 +142,7 @@ def _edges(attempts: Iterable[_Attempt], events: Sequence[Event]) -> Iterator[tu
 
 def _told_ms(result: Event, start_ms: int) -> int:
     """Return when an attempt ended; where the clock was set back in between, its latency alone tells."""
-    told_ms, latency_ms = _ms_of(result), number(result.get("latency_ms"))
+    told_ms, latency_ms = _ms_of(result), amount(result.get("latency_ms"))
     if latency_ms is None:
         return start_ms if told_ms is None else told_ms
     lasted_ms = start_ms + int(latency_ms)
@@ -184,7 +190,7 @@ def _only_cached(call: _Call) -> bool:
 def _cached_facts(call_id: str, call: _Call) -> CallFacts:
     """Return what `_facts` would, at a third of its time."""
     (event,) = call.events
-    chars = number(event.get("prompt_chars"))
+    chars = amount(event.get("prompt_chars"))
     return CallFacts(
         call_id=call_id,
         outcome="coalesced" if event.get("source") == "coalesced" else "cached",
@@ -200,7 +206,7 @@ def _facts(call_id: str, call: _Call) -> CallFacts:
     outcome = _outcome(call, attempts)
     if outcome == "failed" and _unfinished(call, attempts):
         errors = (*errors, _LOST)
-    lengths = [int(chars) for event in call.events if (chars := number(event.get("prompt_chars"))) is not None]
+    lengths = [int(chars) for event in call.events if (chars := amount(event.get("prompt_chars"))) is not None]
     return CallFacts(
         call_id=call_id,
         outcome=outcome,
@@ -249,8 +255,8 @@ def _attempt_facts(n: int, attempt: _Attempt) -> AttemptFacts:
         category=category,
         phase=result.get("phase") if outcome == "failed" else None,
         start_s=seconds_of(request["ts"]) if request else None,
-        latency_ms=number(result.get("latency_ms")),
-        timeout_ms=number(request.get("timeout_ms")),
+        latency_ms=amount(result.get("latency_ms")),
+        timeout_ms=amount(request.get("timeout_ms")),
         in_flight=attempt.in_flight,
         request=request,
         result=result,

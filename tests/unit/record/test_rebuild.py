@@ -227,6 +227,19 @@ HOSTILE = st.builds(
 )
 
 
+def test_numbers_below_nothing_are_not_known() -> None:
+    """Time goes on, and nothing is counted backwards: a log that says so was written by somebody else."""
+    request, success = goods(1)
+    odd = dict.fromkeys(("latency_ms", "ttft_ms", "tokens_in", "tokens_out", "evicted", "tokens_per_second"), -1)
+    breaker = {"ts": request["ts"], "pause_s": -30, "paused_s": -2.0}
+    events = [{**request, "prompt_chars": -5}, {**success, **odd}]
+    events += [{"event": "breaker_open", **breaker}, {"event": "breaker_closed", **breaker}]
+    report = rebuilt([*events, {"event": "breaker_open", **breaker}])
+    assert report["breaker"] == {"trips": 2, "paused_s": 0.0}
+    assert (report["cache"]["evictions"], report["tokens"]) == (0, {"in": None, "out": None})
+    assert (report["latency_ms"]["p95"], report["prompt_chars"]["max"]) == (None, None)
+
+
 @given(st.lists(HOSTILE, max_size=12), st.booleans())
 def test_no_log_can_break_the_report(events: list[Event], going_on: bool) -> None:
     read = json.loads(json.dumps(events))
