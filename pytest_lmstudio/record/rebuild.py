@@ -12,7 +12,7 @@ from pytest_lmstudio import values
 from pytest_lmstudio.record.build import build_report
 from pytest_lmstudio.record.events import seconds_of
 from pytest_lmstudio.record.facts import RunFacts
-from pytest_lmstudio.record.history import number
+from pytest_lmstudio.record.history import amount, number
 from pytest_lmstudio.record.stats import PRECEDENCE, counted_as, tally
 from pytest_lmstudio.settings import Settings
 
@@ -186,7 +186,7 @@ def _problems(end: Event) -> list[str]:
 
 
 def _duration_s(events: Sequence[Event], started_at: object, end: Event) -> float:
-    told_s = number(end.get("duration_s"))
+    told_s = amount(end.get("duration_s"))
     if told_s is not None:
         return told_s
     start_s = seconds_of(started_at)
