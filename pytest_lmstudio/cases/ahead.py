@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_lmstudio import marks
 from pytest_lmstudio.cases.declare import case_of
@@ -46,12 +46,12 @@ class _Asked:
 
     __slots__ = ("caller", "ended", "found", "future", "plan", "request", "scope")
 
-    def __init__(self, caller: Caller, scope: Scope, plan: Planned, request: Request, found: Reply | None) -> None:
+    def __init__(self, caller: Caller, scope: Scope, plan: Planned, request: Request) -> None:
         self.caller = caller
         self.scope = scope
         self.plan = plan
         self.request = request
-        self.found = found
+        self.found: Reply | None = None
         self.future: Future[Call] | None = None
         self.ended = False
 
@@ -126,35 +126,50 @@ class Ahead:
         self._advance()
 
     def _advance(self) -> None:
+        """Begin what there is room for; a quarter of the window at a time, since they share a look into the cache."""
+        known = len(self._asked)
         if self._items is None:
-            for item in self._coming:
-                if item not in self._asked:
-                    self._begin(item)
-            return
-        while self._next < len(self._items) and len(self._asked) < self._window:
-            if not self._begin(self._items[self._next]):
-                return
-            self._next += 1
+            coming = [item for item in self._coming if item not in self._asked]
+            self._begin([one for item in coming if isinstance(one := self._planned(item), _Asked)])
+        elif not known or 4 * known <= 3 * self._window:
+            begun: list[_Asked] = []
+            while self._next < len(self._items) and known + len(begun) < self._window:
+                one = self._planned(self._items[self._next])
+                if one is None:
+                    break
+                self._next += 1
+                if isinstance(one, _Asked):
+                    begun.append(one)
+            self._begin(begun)
 
-    def _begin(self, item: pytest.Item) -> bool:
-        """Begin the call of a test, if it has one; return False when that cannot be said yet."""
+    def _begin(self, begun: Sequence[_Asked]) -> None:
+        """Find the answers of calls in the cache, and send the others."""
+        if not begun:
+            return
+        replies = begun[0].caller.look_all([one.request for one in begun])
+        for one, reply in zip(begun, replies, strict=True):
+            one.found = reply
+            if reply is None and one.request.options.cache != "offline":
+                one.future = one.caller.runtime.loop.submit(self._call(one))
+
+    def _planned(self, item: pytest.Item) -> _Asked | Literal[False] | None:
+        """Plan the call of a test, False if it has none; return None when that cannot be said yet."""
         case = case_of(item)
         if item is self._taken or case is None or not marks.asks_case(item) or may_be_skipped(item):
-            return True
+            return False
         scope = Scope(item.nodeid)
         try:
             caller = Caller(self._run.runtime, lambda: scope, marks.options_of(item))
             plan = planned(caller, case)
             ready = caller.ready(plan)
         except Exception:  # noqa: BLE001  # it belongs to that test, which will meet it again
-            return True
+            return False
         if ready is None:
-            return False  # the first test that asks finds out which model is loaded
-        if ready.failure is None:
-            asked = self._asked[item] = _Asked(caller, scope, plan, ready.request, caller.look(ready.request))
-            if asked.found is None and ready.request.options.cache != "offline":
-                asked.future = caller.runtime.loop.submit(self._call(asked))
-        return True
+            return None  # the first test that asks finds out which model is loaded
+        if ready.failure is not None:
+            return False
+        asked = self._asked[item] = _Asked(caller, scope, plan, ready.request)
+        return asked
 
     async def _call(self, asked: _Asked) -> Call:
         await self._gate.acquire()

@@ -32,6 +32,7 @@ __tracebackhide__ = True
 
 Item = str | Sequence[Mapping[str, Any]]
 
+_READING = frozenset({"readwrite", "offline"})
 _WHICH_MODEL = (
     f"{UNKNOWN_MODEL}, since none is remembered for this address; name --lmstudio-model "
     "(`pytest-lmstudio cache stats` lists those of the cache)"
@@ -216,6 +217,14 @@ class Caller:
         entry = self._entry(request)
         return reply_of(request, entry, cached=True) if entry is not None else None
 
+    def look_all(self, requests: Sequence[Request]) -> list[Reply | None]:
+        """Return the answer that the cache holds to each, with one look."""
+        keys = [request.key for request in requests if request.options.cache in _READING]
+        entries = self.runtime.cache.get_all(keys) if keys and self.runtime.cache is not None else {}
+        found = [entries.get(request.key) if request.options.cache in _READING else None for request in requests]
+        pairs = zip(requests, found, strict=True)
+        return [reply_of(request, entry, cached=True) if entry is not None else None for request, entry in pairs]
+
     def hit(self, request: Request, reply: Reply) -> Call:
         """Make a call of an answer from the cache."""
         self.runtime.books.cached(request, "cache")
@@ -244,7 +253,7 @@ class Caller:
         return Stream(self.runtime, ready.request)
 
     def _entry(self, request: Request) -> dict[str, Any] | None:
-        cache = self.runtime.cache if request.options.cache in {"readwrite", "offline"} else None
+        cache = self.runtime.cache if request.options.cache in _READING else None
         return cache.get(request.key) if cache is not None else None
 
     def _missed(self, request: Request) -> Call:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+#: Made once: `json.loads` looks at its arguments for each text.
+_DECODER = json.JSONDecoder()
 
 
 class Stored(NamedTuple):
@@ -88,26 +90,35 @@ class AnswerCache:
             key: of the entry.
             note: whether this counts as a use of the entry.
         """
+        return self.get_all([key], note=note).get(key)
+
+    def get_all(self, keys: Sequence[str], *, note: bool = True) -> dict[str, dict[str, Any]]:
+        """Return the entries that are there of these keys, with one look at the database; never raises."""
         try:
-            return self._get(key, note=note)
+            return self._get_all(keys, note=note)
+        except TROUBLE as error:
+            self._trouble(error)
+            return {}
         finally:
             self._give_back()
 
-    def _get(self, key: str, *, note: bool) -> dict[str, Any] | None:
+    def _get_all(self, keys: Sequence[str], *, note: bool) -> dict[str, dict[str, Any]]:
+        entries = {}
+        for key, (value, tag) in self._patiently(lambda: self._db.get_all(keys)).items():
+            if (entry := self._read(value)) is not None:
+                entries[key] = entry
+                if note and key not in self._used:
+                    self._note_use(key, tag)
+        return entries
+
+    def _read(self, value: str) -> dict[str, Any] | None:
+        """Return what a row holds, None when that is no answer."""
         try:
-            value, tag = self._patiently(lambda: self._db.get(key))
-            entry = json.loads(value) if value is not None else None
-        except TROUBLE as error:
-            self._trouble(error)
-            return None
-        except (ValueError, RecursionError, TypeError):  # what they say quotes the row
+            entry = _DECODER.decode(value)
+        except (ValueError, RecursionError):  # what they say quotes the row
             self._on_problem(f"the cache in {self._folder} holds what is no answer; it counts as not there")
             return None
-        if not isinstance(entry, dict):
-            return None
-        if note and key not in self._used:
-            self._note_use(key, tag)
-        return entry
+        return entry if isinstance(entry, dict) else None
 
     def is_used(self, key: str) -> bool:
         """Tell whether this process used or stored an entry, without a look at the database."""
@@ -244,7 +255,7 @@ class AnswerCache:
 
     def _age(self, key: str) -> int:
         """Return how many runs ago an entry was used, 0 for one that may not go."""
-        value, tag = self._db.get(key)
+        value, tag = self._db.get_all([key]).get(key, (None, None))
         if key in self._used:
             return 0
         if value is None or not isinstance(tag, int) or tag > LARGEST_TAG:

@@ -18,7 +18,7 @@ import diskcache
 from pytest_lmstudio.engine.vetting import LARGEST_VALUE, open_to_read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -83,8 +83,11 @@ class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         """Delete nothing: no row of ours names a file."""
 
 
-#: An answer by its key, of a row that is ours. One statement, where diskcache makes two calls and a check of times.
-_READ = "SELECT value, tag FROM Cache WHERE key = ? AND raw = 1 AND mode = 1 AND filename IS NULL"
+#: Answers by their keys, of rows that are ours. One statement, where diskcache makes two calls and a check of times.
+_READ = "SELECT key, value, tag FROM Cache WHERE key IN ({}) AND raw = 1 AND mode = 1 AND filename IS NULL"
+_READ_ONE = _READ.format("?")
+#: SQLite of some age takes no more parameters than 999.
+_MOST_KEYS = 500
 
 #: Stores an answer where there is room for one more, or its key is there. One statement is a transaction of its own,
 #: where diskcache makes six; the number of entries is diskcache's, kept by its triggers.
@@ -102,8 +105,17 @@ _MARK = (
 )
 
 
-def _found(row: tuple[object, object] | None) -> tuple[str | None, object]:
-    return row if row is not None and isinstance(row[0], str) else (None, None)  # type: ignore[return-value]
+#: The value and the tag of each key that is there.
+Rows = dict[str, tuple[str, object]]
+
+
+def _rows(execute: Callable[..., Iterable[tuple[str, object, object]]], keys: Sequence[str]) -> Rows:
+    if len(keys) == 1:
+        found = execute(_READ_ONE, keys)
+    else:
+        parts = [keys[at : at + _MOST_KEYS] for at in range(0, len(keys), _MOST_KEYS)]
+        found = [row for part in parts for row in execute(_READ.format(",".join("?" * len(part))), part)]
+    return {key: (value, tag) for key, value, tag in found if isinstance(value, str)}
 
 
 class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
@@ -134,9 +146,9 @@ class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
 
         return again
 
-    def get(self, key: str) -> tuple[str | None, object]:
-        """Return a key's value and tag, None for what is not there."""
-        return _found(self._sql(_READ, (key,)).fetchone())
+    def get_all(self, keys: Sequence[str]) -> Rows:
+        """Return values and tags of the keys that are there."""
+        return _rows(self._sql, keys)
 
     def add(self, key: str, value: str, tag: int, most: int) -> bool:
         """Store a value, unless it would be one more than `most`; tell whether it was stored."""
@@ -182,10 +194,10 @@ class ReadOnly:
             self._db.close()
             raise
 
-    def get(self, key: str) -> tuple[str | None, object]:
-        """Return a key's value and tag, None for what is not there."""
+    def get_all(self, keys: Sequence[str]) -> Rows:
+        """Return values and tags of the keys that are there."""
         with self._lock:
-            return _found(self._db.execute(_READ, (key,)).fetchone())
+            return _rows(self._db.execute, keys)
 
     def __iter__(self) -> Iterator[str]:
         """Return the keys."""
@@ -212,9 +224,9 @@ class ReadOnly:
 class Nothing:
     """Stands for a database that could not be opened: every look-up is a miss, nothing is stored."""
 
-    def get(self, _: str) -> tuple[None, None]:
+    def get_all(self, _: Sequence[str]) -> Rows:
         """Find nothing."""
-        return None, None
+        return {}
 
     def __iter__(self) -> Iterator[str]:
         """Yield nothing."""

@@ -158,7 +158,7 @@ def _store(db: Any, batch: list[tuple[str, str]], run: int, size: int, *, overwr
     stored = kept = left_out = 0
     with db.transact():
         for key, text in batch:
-            if not overwrite and db.get(key)[0] is not None:
+            if not overwrite and db.get_all([key]):
                 kept += 1
             elif db.add(key, text, run, size):
                 stored += 1

@@ -419,3 +419,69 @@ def test_what_happens_in_the_setup_of_a_case_is_an_error(suite: Suite) -> None:
         """,
     )
     assert suite.run("-n0", "-v").words == {"test_it[good]": {"ERROR"}}
+
+
+def test_a_case_that_must_be_asked_anew_takes_no_answer_from_its_neighbours(suite: Suite) -> None:
+    """Cases share a look into the cache, whatever each may take from it."""
+    suite.write("""
+        import pytest
+        @pytest.mark.llm_cases([{"n": n} for n in range(3)], prompt="Say it.")
+        class TestThem:
+            def test_any(self, reply): assert reply
+            @pytest.mark.llm(cache=False)
+            def test_new(self, reply): assert not reply.cached
+    """)
+    assert suite.run("-n0").report["calls"]["sent"] == 4  # the first, which the next two share; and each that is new
+    ran = suite.run("-n0")
+    assert ran.summary == "6 passed"
+    assert (ran.report["calls"]["sent"], ran.report["calls"]["cached"]) == (3, 3)
+
+
+@EVERYWHERE
+def test_a_fixture_of_the_users_own_may_stand_before_ours(suite: Suite, args: tuple[str, ...]) -> None:
+    write(
+        suite,
+        ["one", "two"],
+        """
+        import pytest
+        @pytest.fixture
+        def reply(reply): return str(reply).upper()
+        @pytest.fixture
+        def word(case): return case["word"].upper()
+        @pytest.mark.llm_cases("cases.jsonl", prompt="Say {word}.", id="word")
+        def test_both(reply, word): assert word in reply
+        @pytest.mark.llm_cases("cases.jsonl", prompt="Say {word}.")
+        def test_fields(case, request): assert case["word"].upper() in request.getfixturevalue("reply")
+        """,
+    )
+    assert suite.run(*args).summary == "4 passed"
+
+
+OTHER_RUNNERS = {
+    "inside another test": """
+        def pytest_runtest_setup(item):
+            if item.name == "test_it[one]":
+                other = next(one for one in item.session.items if one.name == "test_it[two]")
+                item.config.hook.pytest_runtest_protocol(item=other, nextitem=None)
+    """,
+    "in another thread": """
+        import threading
+        from pytest_lmstudio.session import open_run
+        def pytest_runtest_setup(item):
+            one, two = item.session.items
+            if item is one:
+                thread = threading.Thread(target=open_run(item.config).begin_test, args=[two])
+                thread.start()
+                thread.join()
+    """,
+}
+
+
+@pytest.mark.parametrize("runner", OTHER_RUNNERS.values(), ids=OTHER_RUNNERS)
+def test_no_test_gets_the_case_of_another_that_runs_beside_it(suite: Suite, runner: str) -> None:
+    suite.pytester.makeconftest(runner)
+    write(suite, ["one", "two"])
+    ran = suite.run("-v", "-n0")
+    assert ran.words["test_it[one]"] == {"ERROR"}
+    assert "`case` and `reply` do not know which test asks" in ran.out
+    assert ran.words["test_it[two]"] == {"PASSED"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from pytest_lmstudio.engine.cache import AnswerCache, Stored
+from pytest_lmstudio.engine.cache import AnswerCache, Stored, text_of
 from pytest_lmstudio.engine.vetting import count
 from tests.unit.engine.caches import a_run, held, query, suite
 
@@ -25,6 +25,18 @@ def test_a_suite_larger_than_the_cache_hits_for_as_many_as_it_holds(tmp_path: Pa
         assert len(held(tmp_path)) == 500
     assert hits == [0, 500, 500]
     assert count(tmp_path) == 500
+
+
+def test_many_are_looked_up_at_once(tmp_path: Path) -> None:
+    """More than the parameters that an SQLite of some age takes in one statement."""
+    keys = suite("a", 1200)
+    with a_run(tmp_path, 2000) as run:
+        run.cache.put_all([(key, text_of({"answer": key})) for key in keys])
+    with a_run(tmp_path, 2000) as run:
+        found = run.cache.get_all([*keys[::2], "b-0"])
+        assert found == {key: {"answer": key} for key in keys[::2]}
+        assert [run.cache.is_used(key) for key in keys[:4]] == [True, False, True, False]
+        assert run.cache.get_all([]) == {}
 
 
 def test_entries_of_this_run_and_the_last_one_stay(tmp_path: Path) -> None:

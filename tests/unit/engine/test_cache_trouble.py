@@ -121,14 +121,14 @@ def test_a_look_up_in_a_locked_database_is_a_miss_after_some_tries(
 ) -> None:
     tries: list[str] = []
 
-    def locked(_: object, key: str, **__: object) -> None:
-        tries.append(key)
+    def locked(_: object, keys: list[str]) -> None:
+        tries.extend(keys)
         msg = "database is locked"
         raise sqlite3.OperationalError(msg)
 
     monkeypatch.setattr(room, "TRIES", 3)
     with a_run(folder, 50) as run:
-        monkeypatch.setattr(TextCache, "get", locked)
+        monkeypatch.setattr(TextCache, "get_all", locked)
         assert run.cache.get("a-0") is None
     assert tries == ["a-0"] * 3
     assert run.problems == [f"the cache in {folder} is not usable: OperationalError: database is locked; {NETWORK}"]
@@ -444,7 +444,7 @@ def test_a_transaction_that_fails_leaves_nothing(folder: Path) -> None:
     db = database.open_to_write(folder)
     with pytest.raises(KeyError):
         add_and_break()
-    assert db.get("new") == (None, None)
+    assert db.get_all(["new"]) == {}
     assert db.add("new", "{}", 1, 100)
     db.close()
 
