@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_lmstudio.flags import PROBLEMS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
     from pytest_lmstudio.reply import Reply
     from pytest_lmstudio.session import Run
 
-#: Tests whose fixture closure holds one of these ask the model, or may.
-FIXTURES = frozenset({"lm", "alm", "lm_session", "reply", "case"})
+#: Tests whose fixture closure holds one of these ask the model.
+FIXTURES = frozenset({"lm", "alm", "lm_session", "reply"})
 
 
 def _run(config: pytest.Config) -> Run:
@@ -62,7 +64,7 @@ class CaseFixtures:
         """Return the fields of this test's case, of which `@pytest.mark.llm_cases(...)` made one test each."""
         from pytest_lmstudio.cases.asked import row_of
 
-        return row_of(_run(self._config))
+        return row_of(self._run())
 
     @pytest.fixture
     def reply(self) -> Reply:
@@ -70,4 +72,12 @@ class CaseFixtures:
         __tracebackhide__ = True
         from pytest_lmstudio.cases.asked import reply_to
 
-        return reply_to(_run(self._config))
+        return reply_to(self._run())
+
+    def _run(self) -> Run:
+        __tracebackhide__ = True
+        if PROBLEMS not in self._config.stash:  # no test of the suite has cases, and nothing was made ready for any
+            from pytest_lmstudio.cases.asked import UNDECLARED
+
+            pytest.fail(UNDECLARED, pytrace=False)
+        return _run(self._config)

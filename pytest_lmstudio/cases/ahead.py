@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pytest_lmstudio import marks
 from pytest_lmstudio.cases.declare import case_of
@@ -101,7 +101,7 @@ class Ahead:
         """
         asked = self._asked.pop(item, None)
         caller = asked.caller if asked is not None and self._run.take(asked.scope) else self._run.caller(item)
-        plan = planned(caller, case) if asked is None else asked.plan
+        plan = plan_of(caller, case) if asked is None else asked.plan
         self._taken = item
         started = (asked and asked.started()) or caller.start(plan)
         self._advance()
@@ -130,16 +130,15 @@ class Ahead:
         known = len(self._asked)
         if self._items is None:
             coming = [item for item in self._coming if item not in self._asked]
-            self._begin([one for item in coming if isinstance(one := self._planned(item), _Asked)])
+            self._begin([one for item in coming for one in self._planned(item) or ()])
         elif not known or 4 * known <= 3 * self._window:
             begun: list[_Asked] = []
             while self._next < len(self._items) and known + len(begun) < self._window:
-                one = self._planned(self._items[self._next])
-                if one is None:
+                planned = self._planned(self._items[self._next])
+                if planned is None:
                     break
                 self._next += 1
-                if isinstance(one, _Asked):
-                    begun.append(one)
+                begun += planned
             self._begin(begun)
 
     def _begin(self, begun: Sequence[_Asked]) -> None:
@@ -152,24 +151,24 @@ class Ahead:
             if reply is None and one.request.options.cache != "offline":
                 one.future = one.caller.runtime.loop.submit(self._call(one))
 
-    def _planned(self, item: pytest.Item) -> _Asked | Literal[False] | None:
-        """Plan the call of a test, False if it has none; return None when that cannot be said yet."""
+    def _planned(self, item: pytest.Item) -> tuple[_Asked, ...] | None:
+        """Plan the call of a test, if it has one; return None when that cannot be said yet."""
         case = case_of(item)
         if item is self._taken or case is None or not marks.asks_case(item) or may_be_skipped(item):
-            return False
+            return ()
         scope = Scope(item.nodeid)
         try:
             caller = Caller(self._run.runtime, lambda: scope, marks.options_of(item))
-            plan = planned(caller, case)
+            plan = plan_of(caller, case)
             ready = caller.ready(plan)
         except Exception:  # noqa: BLE001  # it belongs to that test, which will meet it again
-            return False
+            return ()
         if ready is None:
             return None  # the first test that asks finds out which model is loaded
         if ready.failure is not None:
-            return False
+            return ()
         asked = self._asked[item] = _Asked(caller, scope, plan, ready.request)
-        return asked
+        return (asked,)
 
     async def _call(self, asked: _Asked) -> Call:
         await self._gate.acquire()
@@ -195,7 +194,7 @@ async def _left(asked: Sequence[_Asked]) -> None:
             one.future.cancel()
 
 
-def planned(caller: Caller, case: Case) -> Planned:
+def plan_of(caller: Caller, case: Case) -> Planned:
     """Plan the call of a case.
 
     Raises:

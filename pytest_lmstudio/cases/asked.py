@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
 __tracebackhide__ = True
 
-_UNDECLARED = (
+UNDECLARED = (
     "`case` and `reply` need cases: mark the test with @pytest.mark.llm_cases('cases.jsonl', prompt='...'), or ask the "
     "model yourself with the fixture `lm`"
 )
@@ -64,5 +64,5 @@ def _now(run: Run) -> tuple[pytest.Item, Case]:
         pytest.fail(_OUT_OF_TURN, pytrace=False)
     case = case_of(item)
     if case is None:
-        pytest.fail(_UNDECLARED, pytrace=False)
+        pytest.fail(UNDECLARED, pytrace=False)
     return item, case

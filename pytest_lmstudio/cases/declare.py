@@ -64,11 +64,11 @@ class Case(NamedTuple):
 
 def declare(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
     """Make one test of each case that a mark names."""
+    problems = metafunc.config.stash.setdefault(PROBLEMS, [])  # that it is there tells that there are cases
     try:
         cases, ids = _read(metafunc, mark)
     except BadCases as error:
-        problem = f"{metafunc.definition.nodeid}: @pytest.mark.{MARKER}: {error}"
-        metafunc.config.stash.setdefault(PROBLEMS, []).append(problem)
+        problems.append(f"{metafunc.definition.nodeid}: @pytest.mark.{MARKER}: {error}")
         cases, ids = [], []
     taken = _taken(metafunc)
     if taken is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.plugin import inner
 from tests.plugin.suite import ALONE, NO_XDIST, WORKERS
 from tests.standin import close_before_headers, endless_stream, reply, status, unexpected_endpoint
 
@@ -243,6 +244,28 @@ def test_without_the_mark_the_fixtures_say_what_is_missing(suite: Suite, name: s
     ran = suite.run("-n0")
     assert ran.summary == "1 error"
     assert "need cases: mark the test with @pytest.mark.llm_cases('cases.jsonl', prompt='...')" in ran.out
+
+
+@pytest.mark.parametrize("name", ["reply", "case"])
+def test_nor_do_they_need_a_server_to_say_so(pytester: pytest.Pytester, name: str) -> None:
+    pytester.makepyfile(f"def test_it(request): request.getfixturevalue('{name}')")
+    ran = inner.run(pytester, "-n0")
+    ran.assert_outcomes(failed=1)
+    ran.stdout.fnmatch_lines(["*need cases: mark the test with @pytest.mark.llm_cases('cases.jsonl', prompt='...')*"])
+    assert not (pytester.path / ".lmstudio").exists()
+
+
+@EVERYWHERE
+def test_cases_alone_ask_nothing(suite: Suite, args: tuple[str, ...]) -> None:
+    """The model may be asked by the test itself, or not at all."""
+    write(suite, ["one", "two"], """
+        import pytest
+        @pytest.mark.llm_cases("cases.jsonl", prompt="Say {word}.", id="word")
+        def test_it(case): assert case == {"word": "one"}
+    """)  # fmt: skip
+    ran = suite.run("-v", *args)
+    assert ran.words == {"test_it[one]": {"PASSED"}, "test_it[two]": {"FAILED"}}
+    assert suite.server.requests == []
 
 
 def test_tests_that_failed_are_run_again_alone(suite: Suite) -> None:

@@ -30,8 +30,12 @@ PLAIN = """
     def resource(request):
         yield 1
 
+    @pytest.fixture
+    def case():
+        return 1
+
     @pytest.mark.parametrize("n", range(3))
-    def test_passes(n, resource):
+    def test_passes(n, resource, case):
         pass
 
     def test_fails():
