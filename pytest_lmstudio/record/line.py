@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _any(value: object) -> str:
 
 #: How values of these very types are encoded; JSON has no numbers that are not finite.
 _SCALARS: Mapping[type, Callable[[Any], str]] = {
-    str: _ENCODER.encode,
+    str: encode_basestring_ascii,
     int: int.__repr__,
     float: lambda value: float.__repr__(value) if math.isfinite(value) else "null",
     bool: lambda value: "true" if value else "false",
