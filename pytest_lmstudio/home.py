@@ -16,10 +16,11 @@ from pytest_lmstudio.files import read_small, replace_file
 from pytest_lmstudio.record.events import EVENTS_LOST, LOG
 from pytest_lmstudio.record.liveness import is_held
 from pytest_lmstudio.record.spare import gather, has_spare
-from pytest_lmstudio.records import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pytest_lmstudio.records import Endpoint
 
 #: pytest leaves these frames out of a traceback: what a test did wrong stands in the test.
 __tracebackhide__ = True
@@ -111,6 +112,8 @@ class Home:
 
     def models(self) -> Iterator[tuple[str, Endpoint, str]]:
         """Yield URL, endpoint and model of all that is remembered."""
+        from pytest_lmstudio.records import Endpoint  # facts about calls, of which a controller has none
+
         for url in sorted(self._known_models()):
             for endpoint in get_args(Endpoint):
                 model = self.remembered_model(url, endpoint)

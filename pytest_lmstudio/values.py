@@ -24,6 +24,8 @@ MOST_CONCURRENCY = 256
 _MOST_SECONDS = 86_400.0
 _MOST_COUNT = 1_000_000
 _LAST_PORT = 65_535
+#: Characters between two dots of a host's name (RFC 1035).
+_LONGEST_LABEL = 63
 
 
 def quoted(value: object) -> str:
@@ -236,7 +238,9 @@ def url(raw: str) -> str:
     try:
         parts = urlsplit(text(raw))
         port = parts.port
-        (parts.hostname or "").encode("idna")  # an empty or endless label is no host that can be asked for
+        host = parts.hostname or ""
+        if not (host.isascii() and all(0 < len(label) <= _LONGEST_LABEL for label in host.split("."))):
+            host.encode("idna")  # an empty or endless label is no host that can be asked for
     except ValueError:
         raise ValueError(expected) from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or re.search(r"[\s\\]", raw):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import sys
@@ -185,6 +184,8 @@ class ProcessLock:
         contended = False
         while not self.try_acquire():
             contended = True
+            import asyncio  # whoever is here runs on it; the controller of workers is not
+
             await asyncio.sleep(poll_s)
         try:
             yield contended

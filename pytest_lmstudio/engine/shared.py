@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import mmap
@@ -17,6 +16,7 @@ from pytest_lmstudio.engine.locks import ProcessLock
 from pytest_lmstudio.files import replace_file
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
@@ -88,6 +88,8 @@ class Shared:
         """
         if name in self._known:
             return self._known[name]
+        import asyncio  # the controller of workers only looks at the numbers, at the end of its run
+
         async with self._pending.setdefault(name, asyncio.Lock()):
             if name not in self._known:
                 self._known[name] = await self._once(name, produce)

@@ -32,7 +32,9 @@ class Transport:
     def __init__(self, url: str, token: str | None) -> None:
         self.url = url
         parts, proxy = urlsplit(url), _proxy(url)
-        host = (parts.hostname or "").encode("idna").decode("ascii")
+        host = parts.hostname or ""
+        if not host.isascii():
+            host = host.encode("idna").decode("ascii")
         self._path = quote(parts.path.rstrip("/"), safe=_PATH_CHARS)
         self._headers = [
             (b"Host", _authority(host, parts.port, parts.scheme)),
