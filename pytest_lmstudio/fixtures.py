@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio.flags import PROBLEMS
+from pytest_lmstudio.lazy import loading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,15 +22,23 @@ FIXTURES = frozenset({"lm", "alm", "lm_session", "reply"})
 
 
 def _run(config: pytest.Config) -> Run:
-    from pytest_lmstudio import live  # a suite without LM tests never gets here
-
+    with loading():
+        from pytest_lmstudio import live  # a suite without LM tests never gets here
     return live.attach(config)
+
+
+def _client(request: pytest.FixtureRequest, item: pytest.Item | None) -> LM:
+    """Return a client for a test, or (None) for whichever test is being set up."""
+    run = _run(request.config)
+    with loading():
+        from pytest_lmstudio.client.lm import LM
+    return LM(run.caller(item))
 
 
 @pytest.fixture
 def lm(request: pytest.FixtureRequest) -> Iterator[LM]:
     """Ask the model: ``lm("What is the capital of France?")`` returns a `Reply`."""
-    client = _run(request.config).client(request.node)
+    client = _client(request, request.node)
     yield client
     client.close()
 
@@ -37,7 +46,10 @@ def lm(request: pytest.FixtureRequest) -> Iterator[LM]:
 @pytest.fixture
 def alm(request: pytest.FixtureRequest) -> Iterator[AsyncLM]:
     """Ask the model from an async test, with ``await``; else as `lm`."""
-    client = _run(request.config).async_client(request.node)
+    run = _run(request.config)
+    with loading():
+        from pytest_lmstudio.client.alm import AsyncLM
+    client = AsyncLM(run.caller(request.node))
     yield client
     client.close()
 
@@ -45,7 +57,7 @@ def alm(request: pytest.FixtureRequest) -> Iterator[AsyncLM]:
 @pytest.fixture(scope="session")
 def lm_session(request: pytest.FixtureRequest) -> Iterator[LM]:
     """Ask the model from a fixture of wider scope; marks do not apply, calls are booked to the test being set up."""
-    client = _run(request.config).client(None)
+    client = _client(request, None)
     yield client
     client.close()
 

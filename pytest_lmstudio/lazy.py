@@ -1,10 +1,32 @@
-"""Attributes worked out at their first use, once, whichever thread comes first."""
+"""What is done at its first use: attributes worked out once, whichever thread comes first, and modules loaded late."""
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from functools import cached_property
 from threading import RLock
 from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Load modules without a search for garbage in between.
+
+    They make thousands of objects and no garbage: a dozen searches in vain, and sooner the one through all that pytest
+    holds, which takes tens of milliseconds.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
 
 if TYPE_CHECKING:
     once_property = cached_property

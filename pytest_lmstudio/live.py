@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio import flags, marks, outcome, outlets, xdist
+from pytest_lmstudio.lazy import loading
 from pytest_lmstudio.session import open_run
 
 if TYPE_CHECKING:
@@ -213,8 +214,8 @@ def _lookahead(run: Run, session: pytest.Session) -> Ahead | None:
     items = getattr(session, "items", [])
     if not any(map(marks.asks_case, items)):
         return None
-    from pytest_lmstudio.cases.ahead import Ahead
-
+    with loading():
+        from pytest_lmstudio.cases.ahead import Ahead
     return Ahead(run, None if run.is_worker else items)
 
 

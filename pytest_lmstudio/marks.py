@@ -36,15 +36,18 @@ def mark_items(items: Iterable[pytest.Item]) -> None:
     Raises:
         ValueError: a mark is wrong; the text names the test.
     """
-    seen: dict[str, _Known] = {}  # most tests have the same, and each is an object to be kept
+    seen: dict[tuple[int, str], _Known] = {}  # most tests have the same, and each is an object to be kept
     for item in items:
         uses_model = not _MARKING.isdisjoint(getattr(item, "fixturenames", ()))
         marked = item.get_closest_marker(MARKER)
         if uses_model and marked is None:
             item.add_marker(_MARK)
         if uses_model or marked is not None:
-            known = _Known(_merged(item), _count(item))
-            item.stash[_KNOWN] = seen.setdefault(repr(known), known)
+            options, marks = {} if marked is None else _merged(item), _count(item)
+            key = marks, repr(options) if options else ""
+            if key not in seen:
+                seen[key] = _Known(options, marks)
+            item.stash[_KNOWN] = seen[key]
 
 
 def options_of(item: pytest.Item | None) -> Mapping[str, Any]:

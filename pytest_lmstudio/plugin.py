@@ -8,6 +8,7 @@ import pytest
 
 from pytest_lmstudio import flags, hooks
 from pytest_lmstudio.fixtures import FIXTURES, CaseFixtures, alm, lm, lm_session
+from pytest_lmstudio.lazy import loading
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -39,8 +40,8 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
     """Resolve the settings, and let xdist start workers, before xdist decides."""
     if not _only_explains(config) and flags.any_given(config):
-        from pytest_lmstudio import live
-
+        with loading():
+            from pytest_lmstudio import live
         live.begin(config)
     return (yield)
 
@@ -52,8 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CaseFixtures(config), "lmstudio-cases")
     several = hasattr(config, "workerinput") or config.getoption("dist", "no") != "no"
     if not _only_explains(config) and (several or flags.any_given(config)):
-        from pytest_lmstudio import live
-
+        with loading():
+            from pytest_lmstudio import live
         live.attach(config)
 
 
@@ -71,8 +72,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark the tests that use the model, before ``-m`` selects; put those that are left in order."""
     if flags.PROBLEMS not in config.stash and not any(_concerns_us(item) for item in items):
         return (yield)
-    from pytest_lmstudio import live
-
+    with loading():
+        from pytest_lmstudio import live
     live.take(config, items)
     result = yield
     # Now every hook has selected, shuffled or sorted but the outer wrappers: those of --lf, --ff and --nf, which take

@@ -15,7 +15,7 @@ from pytest_lmstudio.endings import Endings
 from pytest_lmstudio.gathered import Gathered
 from pytest_lmstudio.home import Place, new_run_id
 from pytest_lmstudio.interrupt import Interrupts
-from pytest_lmstudio.lazy import once_property
+from pytest_lmstudio.lazy import loading, once_property
 from pytest_lmstudio.own_server import OwnServer
 from pytest_lmstudio.settings import DRAIN_S, Settings
 
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_lmstudio.cases.ahead import Ahead
-    from pytest_lmstudio.client.alm import AsyncLM
     from pytest_lmstudio.client.caller import Caller, Scope
-    from pytest_lmstudio.client.lm import LM
     from pytest_lmstudio.engine.retry import RetryStrategy
     from pytest_lmstudio.engine.shared import Shared
     from pytest_lmstudio.record.events import EventWriter
@@ -120,9 +118,9 @@ class Run:
     @once_property
     def runtime(self) -> Runtime:
         """Return what this process opens for its calls."""
-        from pytest_lmstudio.record.events import iso_of
-        from pytest_lmstudio.runtime import Identity, Runtime
-
+        with loading():
+            from pytest_lmstudio.record.events import iso_of
+            from pytest_lmstudio.runtime import Identity, Runtime
         self.announcer.start()
         received = self.received or {}
         number = int("".join(filter(str.isdigit, self.worker)) or 0)
@@ -154,18 +152,6 @@ class Run:
 
         self.scope = Scope(nodeid)
         return self.scope
-
-    def client(self, item: pytest.Item | None) -> LM:
-        """Return a client for a test, or (None) for whichever test is being set up."""
-        from pytest_lmstudio.client.lm import LM
-
-        return LM(self.caller(item))
-
-    def async_client(self, item: pytest.Item) -> AsyncLM:
-        """Return a client for an async test."""
-        from pytest_lmstudio.client.alm import AsyncLM
-
-        return AsyncLM(self.caller(item))
 
     def caller(self, item: pytest.Item | None) -> Caller:
         """Return what plans and begins calls for a test, or (None) for whichever test is being set up."""
@@ -279,8 +265,8 @@ class Run:
         if not self.made_calls:
             self._unreported = False
             return False
-        from pytest_lmstudio import closing
-
+        with loading():
+            from pytest_lmstudio import closing
         self.report = closing.write(self, exit_status)
         self._unreported = False
         closing.remember_lost(self)

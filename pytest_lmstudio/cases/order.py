@@ -45,8 +45,11 @@ def by_affinity(items: Sequence[pytest.Item], model: str | None) -> list[pytest.
         items: the tests, in order; their marks are checked.
         model: the one that tests ask which name none; None is the one that is loaded.
     """
-    placed = [_Placed(item, _asks(item, model)) for item in items]
-    asked = {one.asks for one in placed if one.asks is not None}
+    found = [_asks(item, model) for item in items]
+    asked = {asks for asks in found if asks is not None}
+    if len(asked) < 2:  # noqa: PLR2004  # nothing to tell apart
+        return list(items)
+    placed = list(map(_Placed, items, found))
     if len({asks.model for asks in asked}) > 1:
         placed = list(chain.from_iterable(_by_model(placed, _LEVELS)))
     if sum(asks.system is not None for asks in asked) > 1:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import threading
 
-from pytest_lmstudio.lazy import once_property
+import pytest
+
+from pytest_lmstudio.lazy import loading, once_property
 
 
 class Opened:
@@ -55,3 +59,18 @@ def test_an_attribute_may_need_another_one() -> None:
 
 def test_it_can_be_looked_up_on_the_class() -> None:
     assert isinstance(Opened.part, once_property)
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_the_search_for_garbage_is_as_it_was_when_modules_are_loaded(was_on: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if was_on else gc.disable)()
+        with loading():
+            assert not gc.isenabled()
+        assert gc.isenabled() == was_on
+        with pytest.raises(ModuleNotFoundError), loading():
+            importlib.import_module("no_such_module_is_there")
+        assert gc.isenabled() == was_on
+    finally:
+        (gc.enable if before else gc.disable)()
