@@ -95,7 +95,7 @@ def _share(part: int, whole: int, limit: float) -> str:
 
 
 def _above(part: int, whole: int, limit: float) -> bool:
-    if part == 0 or whole == 0:
+    if not part:
         return False
     from fractions import Fraction  # loaded by runs that lost something
 
