@@ -57,6 +57,14 @@ def test_informational_heads_before_an_answer_are_passed_over() -> None:
     assert [told(outcome) for outcome in outcomes] == ["after the hints", "echo: hello"]
 
 
+def test_a_host_with_letters_of_all_scripts_is_asked_by_its_ascii_name() -> None:
+    """These wide letters spell localhost, as nameprep (RFC 3491) says."""
+    with StandIn() as server:
+        url = server.url.replace("127.0.0.1", "\uff4c\uff4f\uff43\uff41\uff4chost")
+        assert [told(outcome) for outcome in attempts(url, 1, stream=False)] == ["echo: hello"]
+        assert [seen.headers["host"] for seen in server.requests] == [f"localhost:{server.url.rpartition(':')[2]}"]
+
+
 @pytest.mark.parametrize(("done", "connections"), [(False, [1, 2]), (True, [1, 1])], ids=["broken off", "goes on"])
 def test_after_the_finish_reason_a_stream_may_end_as_it_likes(*, done: bool, connections: list[int]) -> None:
     with StandIn() as server:
