@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio.flags import PROBLEMS
-from pytest_lmstudio.lazy import loading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,17 +21,17 @@ FIXTURES = frozenset({"lm", "alm", "lm_session", "reply"})
 
 
 def _run(config: pytest.Config) -> Run:
-    with loading():
-        from pytest_lmstudio import live  # a suite without LM tests never gets here
+    from pytest_lmstudio import live  # a suite without LM tests never gets here
+
     return live.attach(config)
 
 
 def _client(request: pytest.FixtureRequest, item: pytest.Item | None) -> LM:
     """Return a client for a test, or (None) for whichever test is being set up."""
-    run = _run(request.config)
-    with loading():
-        from pytest_lmstudio.client.lm import LM
-    return LM(run.caller(item))
+    caller = _run(request.config).caller(item)
+    from pytest_lmstudio.client.lm import LM
+
+    return LM(caller)
 
 
 @pytest.fixture
@@ -46,10 +45,10 @@ def lm(request: pytest.FixtureRequest) -> Iterator[LM]:
 @pytest.fixture
 def alm(request: pytest.FixtureRequest) -> Iterator[AsyncLM]:
     """Ask the model from an async test, with ``await``; else as `lm`."""
-    run = _run(request.config)
-    with loading():
-        from pytest_lmstudio.client.alm import AsyncLM
-    client = AsyncLM(run.caller(request.node))
+    caller = _run(request.config).caller(request.node)
+    from pytest_lmstudio.client.alm import AsyncLM
+
+    client = AsyncLM(caller)
     yield client
     client.close()
 

@@ -155,14 +155,15 @@ class Run:
 
     def caller(self, item: pytest.Item | None) -> Caller:
         """Return what plans and begins calls for a test, or (None) for whichever test is being set up."""
+        runtime = self.runtime  # first: it loads nearly all that a caller needs
         from pytest_lmstudio.client.caller import Caller
 
         if item is None:
-            return Caller(self.runtime, lambda: self.scope or self.new_scope(self.item.nodeid if self.item else ""), {})
+            return Caller(runtime, lambda: self.scope or self.new_scope(self.item.nodeid if self.item else ""), {})
         if self.scope is not None and self.scope.nodeid != item.nodeid:
             self.new_scope(item.nodeid)
         scope = self.scope or self.new_scope(item.nodeid)
-        return Caller(self.runtime, lambda: scope, marks.options_of(item))
+        return Caller(runtime, lambda: scope, marks.options_of(item))
 
     def take(self, scope: Scope) -> bool:
         """Book what comes to this scope of the test under way, unless it has one by now; tell which."""

@@ -131,7 +131,7 @@ class Ahead:
         if self._items is None:
             coming = [item for item in self._coming if item not in self._asked]
             self._begin([one for item in coming for one in self._planned(item) or ()])
-        elif not known or 4 * known <= 3 * self._window:
+        elif 4 * known <= 3 * self._window:
             begun: list[_Asked] = []
             while self._next < len(self._items) and known + len(begun) < self._window:
                 planned = self._planned(self._items[self._next])

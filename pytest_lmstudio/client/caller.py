@@ -219,11 +219,11 @@ class Caller:
 
     def look_all(self, requests: Sequence[Request]) -> list[Reply | None]:
         """Return the answer that the cache holds to each, with one look."""
-        keys = [request.key for request in requests if request.options.cache in _READING]
-        entries = self.runtime.cache.get_all(keys) if keys and self.runtime.cache is not None else {}
-        found = [entries.get(request.key) if request.options.cache in _READING else None for request in requests]
-        pairs = zip(requests, found, strict=True)
-        return [reply_of(request, entry, cached=True) if entry is not None else None for request, entry in pairs]
+        cache = self.runtime.cache
+        reading = [request for request in requests if request.options.cache in _READING]
+        entries = cache.get_all([request.key for request in reading]) if reading and cache is not None else {}
+        found = {one.call_id: reply_of(one, entries[one.key], cached=True) for one in reading if one.key in entries}
+        return [found.get(request.call_id) for request in requests]
 
     def hit(self, request: Request, reply: Reply) -> Call:
         """Make a call of an answer from the cache."""

@@ -33,7 +33,7 @@ class Transport:
         self.url = url
         parts, proxy = urlsplit(url), _proxy(url)
         host = parts.hostname or ""
-        if not host.isascii():
+        if not host.isascii():  # else there is nothing to encode, and the codec takes a millisecond to load
             host = host.encode("idna").decode("ascii")
         self._path = quote(parts.path.rstrip("/"), safe=_PATH_CHARS)
         self._headers = [

@@ -227,9 +227,7 @@ class Evidence:
 
     @cached_property
     def _unsent(self) -> tuple[CallError, ...]:
-        return tuple(
-            error for call in self.calls if call.errors and call.outcome != "abandoned" for error in call.errors
-        )
+        return tuple(error for call in self.calls if call.outcome != "abandoned" for error in call.errors)
 
     def number_of(self, *kinds: str) -> int:
         """Return how many errors of these kinds there were, with and without an attempt."""
