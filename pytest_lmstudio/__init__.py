@@ -5,10 +5,15 @@ The public names are loaded on first use, so that pytest can load the plugin wit
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+
     from pytest_lmstudio.client.alm import AsyncLM
     from pytest_lmstudio.client.lm import LM
     from pytest_lmstudio.engine.retry import Retry, RetryStrategy
@@ -61,6 +66,24 @@ __all__ = [
     "RetryStrategy",
     "Settings",
 ]
+
+
+class _AsInstalled:
+    """Finds this package's modules as they were installed.
+
+    pytest compiles those of a plugin anew, to explain their asserts, and keeps the result. Where it cannot do that
+    (`PYTHONDONTWRITEBYTECODE`, a folder that is read-only) every process of every run does all of it again, which
+    takes most of a second.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+        """Find a module of this package as Python does without any hook."""
+        del target
+        return PathFinder.find_spec(name, path) if name.startswith(f"{__name__}.") else None
+
+
+sys.meta_path.insert(0, _AsInstalled)
 
 
 def __getattr__(name: str) -> object:

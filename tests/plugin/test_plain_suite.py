@@ -72,6 +72,31 @@ def test_nothing_is_imported_shown_or_written(
     assert not (pytester.path / ".lmstudio").exists()
 
 
+REWRITTEN = """
+    import sys
+
+    def pytest_unconfigure(config):
+        loaders = {
+            name: type(module.__spec__.loader).__name__
+            for name, module in sys.modules.items()
+            if name.startswith("pytest_lmstudio.") and name != "pytest_lmstudio.plugin"
+        }
+        assert "pytest_lmstudio.flags" in loaders
+        assert set(loaders.values()) == {"SourceFileLoader"}, loaders
+        print("loaded as installed")
+"""
+
+
+@pytest.mark.parametrize("test", ["def test_plain(): pass", "def test_asks(lm): pass"], ids=["plain", "lm"])
+def test_pytest_compiles_no_module_anew(test: str, pytester: pytest.Pytester) -> None:
+    """It does that for the asserts of a plugin's modules, in every process where it cannot keep what it made."""
+    pytester.makeconftest(REWRITTEN)
+    pytester.makepyfile(test)
+    result = pytester.runpytest_subprocess("-s", *ALONE, "-n0")
+    assert result.ret == 0
+    assert "loaded as installed" in result.outlines
+
+
 @pytest.mark.parametrize("args", [("-n0",), ("-n2",)], ids=" ".join)
 def test_settings_alone_write_nothing_and_ask_nobody(
     args: tuple[str, ...], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
