@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-#: Made once: `json.loads` looks at its arguments for each text.
+#: Made once: `json.loads` looks at its arguments for each text, and `json.dumps` makes an encoder.
 _DECODER = json.JSONDecoder()
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 class Stored(NamedTuple):
@@ -293,4 +294,4 @@ class AnswerCache:
 
 def text_of(entry: dict[str, Any]) -> str:
     """Return an entry as its row holds it."""
-    return json.dumps(entry, separators=(",", ":"))
+    return _ENCODER.encode(entry)

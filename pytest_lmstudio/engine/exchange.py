@@ -107,15 +107,19 @@ class Exchange:
     async def _close(self, events: wire.EventStream, chunks: AsyncIterator[bytes]) -> None:
         """Read what follows the finish reason: token counts, the last event, the end of the body."""
         self._deadline.tokens_are_held_back()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._at_most(_CLOSING_S)):
-                while not events.done and (chunk := await anext(chunks, None)) is not None:
-                    self._take(events, events.feed(chunk))
+        if not events.done:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._at_most(_CLOSING_S)):
+                    await self._read_on(events, chunks)
         self._progress.whole_s = time.monotonic()
         with suppress(TimeoutError, Broken, Refused):
             async with asyncio.timeout(self._at_most(_TAIL_S)):
                 async for _ in chunks:
                     pass
+
+    async def _read_on(self, events: wire.EventStream, chunks: AsyncIterator[bytes]) -> None:
+        while not events.done and (chunk := await anext(chunks, None)) is not None:
+            self._take(events, events.feed(chunk))
 
     def _at_most(self, seconds: float) -> float:
         return min(seconds, self._deadline.left_s - _SPARE_S)

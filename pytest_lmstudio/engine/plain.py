@@ -10,6 +10,7 @@ import asyncio
 import socket
 import time
 from contextlib import suppress
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import h11
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 ERRORS = (OSError, h11.RemoteProtocolError)
 _CHUNK_BYTES = 65_536
 _HAPPY_EYEBALLS_S = 0.25
+#: Heads of requests that are kept: prompts of an eval are of much the same length.
+_REQUESTS = 256
 
 
 class Connection:
@@ -117,29 +120,21 @@ class Pool:
     Args:
         host: name or address.
         port: TCP port.
+        headers: of every request; h11 takes time to look them over, so requests of one length share theirs.
         keep_s: how long a connection is kept while nobody uses it.
     """
 
-    def __init__(self, host: str, port: int, keep_s: float) -> None:
+    def __init__(self, host: str, port: int, headers: Iterable[tuple[bytes, bytes]], keep_s: float) -> None:
         self._host = host
         self._port = port
         self._keep_s = keep_s
+        self._request = lru_cache(_REQUESTS)(partial(_request, list(headers)))
         self._race_s = None if _is_address(host) else _HAPPY_EYEBALLS_S
         self._idle: list[Connection] = []
 
-    async def send(  # one request needs all of it
-        self,
-        method: str,
-        target: str,
-        headers: Iterable[tuple[bytes, bytes]],
-        content: bytes,
-        progress: Progress,
-        *,
-        fresh: bool,
-    ) -> Answer:
+    async def send(self, method: str, target: str, content: bytes, progress: Progress, *, fresh: bool) -> Answer:
         """Send one request and return its answer; one of `ERRORS` is raised when the connection fails."""
-        length = [(b"Content-Length", b"%d" % len(content))] if content else []
-        request = h11.Request(method=method, target=target, headers=[*headers, *length])
+        request = self._request(method, target, len(content))
         connection = None if fresh else self._kept()
         if connection is None:
             progress.fresh = True
@@ -181,6 +176,12 @@ class Pool:
                 return connection
             connection.close()
         return None
+
+
+def _request(headers: list[tuple[bytes, bytes]], method: str, target: str, length: int) -> h11.Request:
+    """Return the head of a request."""
+    measured = [(b"Content-Length", b"%d" % length)] if length else []
+    return h11.Request(method=method, target=target, headers=[*headers, *measured])
 
 
 def _is_address(host: str) -> bool:

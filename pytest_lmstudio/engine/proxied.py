@@ -21,30 +21,23 @@ class Proxied:
     Args:
         url: the server's base URL.
         proxy: the proxy's URL, or None.
+        headers: of every request.
         keep_s: how long a connection is kept while nobody uses it.
     """
 
-    def __init__(self, url: str, proxy: str | None, keep_s: float) -> None:
+    def __init__(self, url: str, proxy: str | None, headers: list[tuple[bytes, bytes]], keep_s: float) -> None:
+        self._headers = headers
         self._kept = _connections(url, proxy, httpx.Limits(max_connections=None, keepalive_expiry=keep_s))
         self._fresh = _connections(url, proxy, httpx.Limits(max_connections=None, max_keepalive_connections=0))
 
-    async def send(  # one request needs all of it
-        self,
-        method: str,
-        url: str,
-        headers: list[tuple[bytes, bytes]],
-        content: bytes,
-        progress: Progress,
-        *,
-        fresh: bool,
-    ) -> Response:
+    async def send(self, method: str, url: str, content: bytes, progress: Progress, *, fresh: bool) -> Response:
         """Send one request; return its answer, to be closed.
 
         Raises:
             Broken: the connection could not be made, or broke.
         """
         extensions = {"timeout": {}, "trace": _trace(progress)}
-        request = httpx.Request(method, url, headers=headers, content=content, extensions=extensions)
+        request = httpx.Request(method, url, headers=self._headers, content=content, extensions=extensions)
         try:
             response = await (self._fresh if fresh else self._kept).handle_async_request(request)
         except (httpx.HTTPError, OSError) as error:

@@ -36,16 +36,16 @@ class Transport:
         if not host.isascii():  # else there is nothing to encode, and the codec takes a millisecond to load
             host = host.encode("idna").decode("ascii")
         self._path = quote(parts.path.rstrip("/"), safe=_PATH_CHARS)
-        self._headers = [
+        headers = [
             (b"Host", _authority(host, parts.port, parts.scheme)),
             (b"Content-Type", b"application/json"),
             (b"Accept", b"application/json, text/event-stream"),
             (b"User-Agent", b"pytest-lmstudio"),
         ]
         if token:
-            self._headers.append((b"Authorization", f"Bearer {token}".encode("ascii")))
-        self._proxied = _proxied(url, proxy) if parts.scheme == "https" or proxy is not None else None
-        self._plain = plain.Pool(host, parts.port or 80, KEEPALIVE_EXPIRY_S)
+            headers.append((b"Authorization", f"Bearer {token}".encode("ascii")))
+        self._proxied = _proxied(url, proxy, headers) if parts.scheme == "https" or proxy is not None else None
+        self._plain = plain.Pool(host, parts.port or 80, headers, KEEPALIVE_EXPIRY_S)
 
     async def send(
         self, method: str, path: str, content: bytes = b"", *, progress: Progress, fresh: bool = False
@@ -63,10 +63,10 @@ class Transport:
             Broken: the connection could not be made, or broke.
         """
         if self._proxied is not None:
-            return await self._proxied.send(method, self.url + path, self._headers, content, progress, fresh=fresh)
+            return await self._proxied.send(method, self.url + path, content, progress, fresh=fresh)
         try:
             target = self._path + path
-            answer = await self._plain.send(method, target, self._headers, content, progress, fresh=fresh)
+            answer = await self._plain.send(method, target, content, progress, fresh=fresh)
         except plain.ERRORS as error:
             raise Broken(error, unmade=progress.fresh and not progress.connected) from None
         return Response(answer.status, answer.headers, answer.body(), answer.close)
@@ -85,10 +85,10 @@ def _authority(host: str, port: int | None, scheme: str) -> bytes:
     return (name if port in {None, usual} else f"{name}:{port}").encode("ascii")
 
 
-def _proxied(url: str, proxy: str | None) -> Proxied:
+def _proxied(url: str, proxy: str | None, headers: list[tuple[bytes, bytes]]) -> Proxied:
     from pytest_lmstudio.engine.proxied import Proxied  # httpx is half of what a process loads for its first call
 
-    return Proxied(url, proxy, KEEPALIVE_EXPIRY_S)
+    return Proxied(url, proxy, headers, KEEPALIVE_EXPIRY_S)
 
 
 def _proxy(url: str) -> str | None:

@@ -11,6 +11,12 @@ _MOST_TOKENS = 2**53
 _MOST_DEPTH = 200
 #: Made once: `json.loads` looks at its arguments for each text, and a stream has one for each token.
 _DECODER = json.JSONDecoder()
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+#: What may stand around JSON (RFC 8259, section 2); `decode` looks for it with two patterns, which takes longer.
+_SPACE = " \t\r\n"
+#: What every event of a stream says of the whole, and what one of its last may.
+_HEAD = ["id", "created", "model", "system_fingerprint"]
+_EXTRA = ("usage", "timings", "stats")
 
 
 class StreamError(Exception):
@@ -32,7 +38,7 @@ def encode(body: dict[str, Any], *, stream: bool | None) -> bytes:
         sent["stream"] = stream
     if stream:
         sent["stream_options"] = {"include_usage": True}
-    return json.dumps(sent, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _ENCODER.encode(sent).encode("ascii")
 
 
 def parsed(text: str) -> Any:
@@ -41,11 +47,13 @@ def parsed(text: str) -> Any:
     Raises:
         BadAnswer: it is none, or none that Python can do anything with.
     """
-    value, problem = None, ""
+    value, problem, text = None, "", text.strip(_SPACE)
     try:
-        value = _DECODER.decode(text)
+        value, end = _DECODER.raw_decode(text)
+        if end < len(text):
+            problem = "is no JSON"
         # Each level has two brackets, and most texts are an event of a stream, with a token.
-        if len(text) > 2 * _MOST_DEPTH and text.count("[") + text.count("{") > _MOST_DEPTH and _is_deep(value):
+        elif end > 2 * _MOST_DEPTH and text.count("[") + text.count("{") > _MOST_DEPTH and _is_deep(value):
             problem = "is nested too deeply"
     except json.JSONDecodeError:
         problem = "is no JSON"
@@ -187,9 +195,10 @@ class EventStream:
         self.tokens = 0
         self.finish_reason: str | None = None
         self._rest: list[bytes] = []
-        self._data: list[str] = []
+        self._data: list[bytes] = []
         self._event = ""
         self._head: dict[str, Any] = {}
+        self._unsaid = _HEAD
         self._extra: dict[str, Any] = {}
         self._text: list[str] = []
         self._reasoning: list[str] = []
@@ -219,14 +228,13 @@ class EventStream:
         lines = b"".join((*self._rest, whole)).split(b"\n")
         self._rest = [rest] if rest else []
         pieces: list[str] = []
-        for ended in lines:
-            line = ended.rstrip(b"\r")
-            if line:
-                self._field(line)
-            elif self._data:
+        for line in lines:
+            if not line or line == b"\r":
                 self._dispatch(pieces)
-            else:
-                self._event = ""
+            elif line.startswith(b"data:"):
+                self._data.append(line[5:])
+            elif line.startswith(b"event:"):
+                self._event = line[6:].decode("ascii", "replace").strip()
         return pieces
 
     def close(self) -> list[str]:
@@ -236,21 +244,17 @@ class EventStream:
         except BadAnswer:
             return []
 
-    def _field(self, line: bytes) -> None:
-        if line.startswith(b"data:"):
-            try:
-                self._data.append(line[5:].decode().removeprefix(" "))
-            except UnicodeDecodeError:
-                msg = "the stream holds bytes that are no UTF-8"
-                raise BadAnswer(msg) from None
-        elif line.startswith(b"event:"):
-            self._event = line[6:].decode("ascii", "replace").strip()
-
     def _dispatch(self, pieces: list[str]) -> None:
-        data, event, self._data, self._event = "\n".join(self._data), self._event, [], ""
-        if not data or self.done:
+        lines, event, self._data, self._event = self._data, self._event, [], ""
+        sent = b"\n".join(lines).strip() if lines else b""
+        if not sent or self.done:
             return
-        if data.strip() == DONE:
+        try:
+            data = sent.decode()
+        except UnicodeDecodeError:
+            msg = "the stream holds bytes that are no UTF-8"
+            raise BadAnswer(msg) from None
+        if data == DONE:
             self.done = True
             return
         try:
@@ -267,10 +271,11 @@ class EventStream:
         self._chunk(body, pieces)
 
     def _chunk(self, body: dict[str, Any], pieces: list[str]) -> None:
-        for name in ("id", "created", "model", "system_fingerprint"):
-            if name in body and name not in self._head:
+        for name in self._unsaid:
+            if name in body:
                 self._head[name] = body[name]
-        for name in ("usage", "timings", "stats"):
+                self._unsaid = [other for other in self._unsaid if other != name]
+        for name in _EXTRA:
             if body.get(name):
                 self._extra[name] = body[name]
         choices = body.get("choices")

@@ -53,7 +53,7 @@ def through_httpx(url: str, *, stream: bool) -> str:
 
     async def work() -> str:
         transport = Transport(url, None)
-        transport._proxied = Proxied(url, None, 2.0)
+        transport._proxied = Proxied(url, None, [], 2.0)
         try:
             return told(await attempt(transport, stream=stream, timeout_s=60))
         finally:
