@@ -162,22 +162,22 @@ class AnswerCache:
             self._give_back()
 
     def _put_all(self, rows: Sequence[tuple[str, str]]) -> list[Stored]:
-        if len(rows) == 1 and self._add(*rows[0]):  # no transaction around it: that one statement is one
-            return [_STORED]
+        if self._add(rows):  # no transaction around it: that one statement is one
+            return [_STORED] * len(rows)
         with self._db.transact():
             return [self._put(key, value) for key, value in rows]
 
     def _put(self, key: str, value: str) -> Stored:
-        if self._add(key, value):
+        if self._add([(key, value)]):
             return _STORED
         evicted = self._evict() if len(value) <= LARGEST_VALUE else 0
-        return Stored(stored=evicted > 0 and self._add(key, value), evicted=evicted)
+        return Stored(stored=evicted > 0 and self._add([(key, value)]), evicted=evicted)
 
-    def _add(self, key: str, value: str) -> bool:
-        """Store one entry, unless the cache is full."""
-        if len(value) > LARGEST_VALUE or not self._db.add(key, value, self._run, self._size):
+    def _add(self, rows: Sequence[tuple[str, str]]) -> bool:
+        """Store entries; tell whether there was room for all of them."""
+        if any(len(value) > LARGEST_VALUE for _, value in rows) or not self._db.add_all(rows, self._run, self._size):
             return False
-        self._used.add(key)
+        self._used.update(key for key, _ in rows)
         return True
 
     def entries(self) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,8 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import diskcache
@@ -89,15 +91,15 @@ _READ_ONE = _READ.format("?")
 #: SQLite of some age takes no more parameters than 999.
 _MOST_KEYS = 500
 
-#: Stores an answer where there is room for one more, or its key is there. One statement is a transaction of its own,
-#: where diskcache makes six; the number of entries is diskcache's, kept by its triggers.
+#: Stores answers where there is room for all of them, else those whose keys are there. One statement is a transaction
+#: of its own, where diskcache makes six for each; the number of entries is diskcache's, kept by its triggers.
 _ADD = (
     "INSERT INTO Cache (key, raw, store_time, access_time, access_count, tag, size, mode, filename, value)"
-    " SELECT :key, 1, :now, :now, 0, :tag, 0, 1, NULL, :value"
-    " WHERE (SELECT value FROM Settings WHERE key = 'count') < :most"
-    " OR EXISTS (SELECT 1 FROM Cache WHERE key = :key AND raw = 1)"
-    " ON CONFLICT (key, raw) DO UPDATE SET store_time = :now, expire_time = NULL, access_time = :now, access_count = 0,"
-    " tag = :tag, size = 0, mode = 1, filename = NULL, value = :value"
+    " SELECT column1, 1, ?1, ?1, 0, ?2, 0, 1, NULL, column2 FROM (VALUES {})"
+    " WHERE (SELECT value FROM Settings WHERE key = 'count') <= ?3"
+    " OR EXISTS (SELECT 1 FROM Cache WHERE key = column1 AND raw = 1)"
+    " ON CONFLICT (key, raw) DO UPDATE SET store_time = ?1, expire_time = NULL, access_time = ?1, access_count = 0,"
+    " tag = ?2, size = 0, mode = 1, filename = NULL, value = excluded.value"
 )
 _MARK = (
     "UPDATE Cache SET tag = ? WHERE key = ? AND raw = 1 AND mode = 1 AND filename IS NULL"
@@ -116,6 +118,12 @@ def _rows(execute: Callable[..., Iterable[tuple[str, object, object]]], keys: Se
         parts = [keys[at : at + _MOST_KEYS] for at in range(0, len(keys), _MOST_KEYS)]
         found = [row for part in parts for row in execute(_READ.format(",".join("?" * len(part))), part)]
     return {key: (value, tag) for key, value, tag in found if isinstance(value, str)}
+
+
+@lru_cache(64)
+def _adding(rows: int) -> str:
+    """Return the statement that stores so many rows."""
+    return _ADD.format(", ".join([f"(?{n}, ?{n + 1})" for n in range(4, 4 + 2 * rows, 2)]))
 
 
 class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
@@ -152,10 +160,18 @@ class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
 
     def add(self, key: str, value: str, tag: int, most: int) -> bool:
         """Store a value, unless it would be one more than `most`; tell whether it was stored."""
-        if len(value) > LARGEST_VALUE:
+        return self.add_all([(key, value)], tag, most)
+
+    def add_all(self, rows: Sequence[tuple[str, str]], tag: int, most: int) -> bool:
+        """Store values by key, unless there would be more than `most`; tell whether all of them were stored."""
+        if any(len(value) > LARGEST_VALUE for _, value in rows):
             raise Refused
-        row = {"key": key, "value": value, "tag": tag, "most": most, "now": time.time()}
-        return bool(self._sql(_ADD, row).rowcount == 1)
+        stored = 0
+        for at in range(0, len(rows), _MOST_KEYS // 2):
+            part = rows[at : at + _MOST_KEYS // 2]
+            given = [time.time(), tag, most - len(part), *chain.from_iterable(part)]
+            stored += self._sql(_adding(len(part)), given).rowcount
+        return stored == len(rows)
 
     def remove(self, key: str) -> bool:
         """Delete a row; tell whether it was there."""
@@ -205,7 +221,7 @@ class ReadOnly:
             rows = self._db.execute("SELECT key FROM Cache WHERE raw = 1 AND typeof(key) = 'text' ORDER BY rowid")
             return iter([key for (key,) in rows])
 
-    def add(self, *_: object) -> bool:
+    def add_all(self, *_: object) -> bool:
         """Refuse."""
         raise NotWritable
 
@@ -232,7 +248,7 @@ class Nothing:
         """Yield nothing."""
         return iter(())
 
-    def add(self, *_: object) -> bool:
+    def add_all(self, *_: object) -> bool:
         """Refuse."""
         raise NotWritable
 

@@ -20,7 +20,7 @@ from pytest_lmstudio.engine.vetting import count
 from tests.unit.engine.caches import Run, a_run, query, suite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.timeout(30)
@@ -263,11 +263,11 @@ def test_after_one_wait_in_vain_the_next_uses_do_not_wait(
 ) -> None:
     """A process that keeps the database locked must not cost each call of a run five seconds."""
     tries: list[str] = []
-    real = TextCache.add
+    real = TextCache.add_all
 
-    def counted(cache: TextCache, key: str, value: str, tag: int, most: int) -> bool:
-        tries.append(key)
-        return real(cache, key, value, tag, most)
+    def counted(cache: TextCache, rows: Sequence[tuple[str, str]], tag: int, most: int) -> bool:
+        tries.extend(key for key, _ in rows)
+        return real(cache, rows, tag, most)
 
     def tries_of_a_store(key: str) -> int:
         tries.clear()
@@ -276,7 +276,7 @@ def test_after_one_wait_in_vain_the_next_uses_do_not_wait(
 
     writer.execute("COMMIT")
     monkeypatch.setattr(room, "TRIES", 7)
-    monkeypatch.setattr(TextCache, "add", counted)
+    monkeypatch.setattr(TextCache, "add_all", counted)
     run = Run(folder, 50)
     assert tries_of_a_store("b") == 1
     writer.execute("BEGIN EXCLUSIVE")
@@ -385,22 +385,50 @@ def test_answers_stored_together_are_one_transaction(tmp_path: Path) -> None:
         statements: list[str] = []
         run.cache._db._con.set_trace_callback(statements.append)
         assert put_three(run) == [Stored(stored=True, evicted=0)] * 3
-    begun = [text for text in statements if text.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
-    assert begun[:2] == ["BEGIN IMMEDIATE", "COMMIT"]
+        run.cache._db._con.set_trace_callback(None)
+    (told,) = set(statements)  # SQLite repeats it for each step of the triggers that count the rows
+    assert told.startswith("INSERT INTO Cache")
+
+
+def test_answers_that_a_full_cache_has_room_for_one_by_one_are_one_transaction(tmp_path: Path) -> None:
+    with a_run(tmp_path, 4) as run:
+        assert run.cache.put_all([(key, "{}") for key in "abc"]) == [Stored(stored=True, evicted=0)] * 3
+        statements: list[str] = []
+        run.cache._db._con.set_trace_callback(statements.append)
+        assert [one.stored for one in run.cache.put_all([(key, "{}") for key in "cdef"])] == [True, True, False, False]
+        run.cache._db._con.set_trace_callback(None)
+    told = [text for text in statements if text.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
+    assert told == ["BEGIN IMMEDIATE", "COMMIT"]
+
+
+def test_of_answers_with_one_key_stored_together_the_last_stays(tmp_path: Path) -> None:
+    with a_run(tmp_path, 50) as run:
+        rows = [("a", '{"n": 1}'), ("b", "{}"), ("a", '{"n": 2}')]
+        assert run.cache.put_all(rows) == [Stored(stored=True, evicted=0)] * 3
+        assert run.cache.get("a") == {"n": 2}
+    assert query(tmp_path, "SELECT value FROM Settings WHERE key = 'count'") == [(2,)]
+
+
+@pytest.mark.parametrize("count", [249, 250, 251, 600])
+def test_more_answers_than_one_statement_takes_are_all_stored(count: int, tmp_path: Path) -> None:
+    with a_run(tmp_path, 600) as run:
+        rows = [(f"key-{n}", "{}") for n in range(count)]
+        assert run.cache.put_all(rows) == [Stored(stored=True, evicted=0)] * count
+        assert len(run.cache.get_all([key for key, _ in rows])) == count
 
 
 def test_of_answers_stored_together_one_that_the_disk_has_no_room_for_costs_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = TextCache.add
+    real = TextCache.add_all
 
-    def full(cache: TextCache, key: str, value: str, tag: int, most: int) -> bool:
-        if key == "b":
+    def full(cache: TextCache, rows: Sequence[tuple[str, str]], tag: int, most: int) -> bool:
+        if "b" in dict(rows):
             msg = "database or disk is full"
             raise sqlite3.OperationalError(msg)
-        return real(cache, key, value, tag, most)
+        return real(cache, rows, tag, most)
 
-    monkeypatch.setattr(TextCache, "add", full)
+    monkeypatch.setattr(TextCache, "add_all", full)
     with a_run(tmp_path, 50) as run:
         assert [one.stored for one in put_three(run)] == [True, False, True]
         assert run.problems == [f"the cache in {tmp_path} is not usable: OperationalError: database or disk is full"]
