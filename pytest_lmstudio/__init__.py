@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pytest_lmstudio.reply import Reply
     from pytest_lmstudio.settings import Settings
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "LM": "client.lm",
     "AsyncLM": "client.alm",
@@ -87,9 +89,7 @@ sys.meta_path.insert(0, _AsInstalled)
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name, or the version from the installed package's metadata."""
-    if name == "__version__":
-        return import_module("importlib.metadata").version("pytest-lmstudio")
+    """Load a public name."""
     if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

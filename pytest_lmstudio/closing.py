@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pytest_lmstudio import outlets
+from pytest_lmstudio import __version__, outlets
 from pytest_lmstudio.engine.vetting import count
 from pytest_lmstudio.home import shown
 from pytest_lmstudio.record.build import RunFacts, build_report
@@ -68,7 +68,7 @@ def _report(run: Run, log: Events, exit_status: int | None) -> dict[str, Any] | 
         started_at=iso_of(run.started_s),
         duration_s=round(run.clock.now_s() - run.started_s, 3),
         pipeline_version=settings.pipeline_version,
-        plugin_version=run.plugin_version,
+        plugin_version=__version__,
         exit_status=exit_status,
         settings=settings,
         outcomes=tally(gathered.outcomes),

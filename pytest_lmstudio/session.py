@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_lmstudio import hooks, marks, names, options, outcome, outlets, xdist
+from pytest_lmstudio import __version__, hooks, marks, names, options, outcome, outlets, xdist
 from pytest_lmstudio.announce import Announcer
 from pytest_lmstudio.clock import Clock
 from pytest_lmstudio.common import Common
@@ -64,13 +64,6 @@ class Run:
         self.interrupts = Interrupts(lambda: self.made_calls, self._mark_interrupt, self._hurry)
         self._unreported = False
 
-    @once_property
-    def plugin_version(self) -> str:
-        """Return the version that is installed."""
-        from importlib import metadata
-
-        return metadata.version("pytest-lmstudio")
-
     # Before the tests.
 
     @property
@@ -125,7 +118,7 @@ class Run:
         received = self.received or {}
         number = int("".join(filter(str.isdigit, self.worker)) or 0)
         shared_dir, started_at = received.get("shared_dir"), iso_of(self.started_s)
-        identity = Identity(self.run_id, self.worker, number, shared_dir, self.plugin_version, self.clock, started_at)
+        identity = Identity(self.run_id, self.worker, number, shared_dir, __version__, self.clock, started_at)
         return Runtime(
             Settings.from_dict(received["settings"]) if received else self.own_server.settings(),
             identity,
@@ -258,6 +251,12 @@ class Run:
         from pytest_lmstudio import closing
 
         return closing.gate_failed(self)
+
+    def load_end(self) -> None:
+        """Load what the end of the run needs, at a time when there is nothing else to do."""
+        if not self.is_worker:
+            with loading():
+                from pytest_lmstudio import closing  # noqa: F401  # to be there later
 
     def finish(self, exit_status: int) -> bool:
         """Write the report, if the run made a call; tell whether its gate failed."""

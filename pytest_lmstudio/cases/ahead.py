@@ -124,6 +124,7 @@ class Ahead:
     def _widen(self) -> None:
         self._window = self._whole_window
         self._advance()
+        self._run.load_end()
 
     def _advance(self) -> None:
         """Begin what there is room for; a quarter of the window at a time, since they share a look into the cache."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-DONE = "[DONE]"
+DONE = b"[DONE]"
 _MOST_TOKENS = 2**53
 #: Answers are nested a dozen levels deep; far deeper ones could be read, but not shown or stored.
 _MOST_DEPTH = 200
@@ -185,9 +185,8 @@ def check_embeddings(body: object, count: int) -> dict[str, Any]:
 class EventStream:
     """Adds the events of a chat stream up to the body that the server would have sent whole.
 
-    Feed it bytes as they come; each feed returns the new pieces of text, and `tokens` counts the events that brought a
-    piece of text, reasoning or tool call. It accepts events cut anywhere, comments,
-    CRLF, and several data lines an event (WHATWG HTML, section 9.2).
+    Feed it bytes as they come; each feed returns the new pieces of text, and `tokens` counts the events with text,
+    reasoning or a tool call. Events may be cut anywhere, and take any form of WHATWG HTML, section 9.2.
     """
 
     def __init__(self) -> None:
@@ -247,6 +246,7 @@ class EventStream:
     def _dispatch(self, pieces: list[str]) -> None:
         lines, event, self._data, self._event = self._data, self._event, [], ""
         sent = b"\n".join(lines).strip() if lines else b""
+        self.done = self.done or sent == DONE
         if not sent or self.done:
             return
         try:
@@ -254,9 +254,6 @@ class EventStream:
         except UnicodeDecodeError:
             msg = "the stream holds bytes that are no UTF-8"
             raise BadAnswer(msg) from None
-        if data == DONE:
-            self.done = True
-            return
         try:
             body = parsed(data)
         except BadAnswer:

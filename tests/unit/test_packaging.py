@@ -49,9 +49,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def test_the_version_is_declared_once() -> None:
-    assert importlib.metadata.version("pytest-lmstudio") == PROJECT["version"], REINSTALL
-    assert pytest_lmstudio.__version__ == PROJECT["version"]
-    assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert importlib.metadata.version("pytest-lmstudio") == pytest_lmstudio.__version__, REINSTALL
+    assert PROJECT["dynamic"] == ["version"]
+    assert f"## [{pytest_lmstudio.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_pytest_finds_the_plugin_under_its_name() -> None:
@@ -60,7 +60,7 @@ def test_pytest_finds_the_plugin_under_its_name() -> None:
 
 
 def test_the_wheel_holds_the_package_its_types_and_the_licence_alone(wheel: dict[str, bytes]) -> None:
-    info = f"pytest_lmstudio-{PROJECT['version']}.dist-info"
+    info = f"pytest_lmstudio-{pytest_lmstudio.__version__}.dist-info"
     assert {name.split("/")[0] for name in wheel} == {"pytest_lmstudio", info}
     assert {"pytest_lmstudio/py.typed", "pytest_lmstudio/__init__.py", f"{info}/licenses/LICENSE"} <= set(wheel)
 
