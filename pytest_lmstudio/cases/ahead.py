@@ -104,6 +104,8 @@ class Ahead:
         plan = plan_of(caller, case) if asked is None else asked.plan
         self._taken = item
         started = (asked and asked.started()) or caller.start(plan)
+        if isinstance(started, Call):  # no request has to be sent before more is planned
+            self._window = self._whole_window
         self._advance()
         widen = self._widen if self._window < self._whole_window else None
         call = started if isinstance(started, Call) else wait(caller.runtime, started, widen)

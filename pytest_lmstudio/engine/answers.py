@@ -22,6 +22,7 @@ _LONGEST_NAME = 500
 _SHORTEST_PROMPT = 12
 _LEAST_SPAN_MS = 1.0
 _LONGEST_MS = 1e12
+_NUMBER = int | float
 
 
 def same_model(asked: str, answered: str) -> bool:
@@ -123,12 +124,18 @@ def prompt_texts(body: dict[str, Any]) -> list[str]:
 
 def prompt_chars(body: dict[str, Any]) -> int:
     """Return the characters of all text in a request's messages or inputs."""
-    texts = [wire.text_of(message.get("content")) for message in body.get("messages", ()) if isinstance(message, dict)]
-    return sum(map(len, texts)) + sum(len(text) for text in body.get("input", ()) if isinstance(text, str))
+    chars = 0
+    for message in body.get("messages", ()):
+        if isinstance(message, dict):
+            chars += len(wire.text_of(message.get("content")))
+    for text in body.get("input", ()):
+        if isinstance(text, str):
+            chars += len(text)
+    return chars
 
 
 def _time(value: object) -> float | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LONGEST_MS
+    known = isinstance(value, _NUMBER) and not isinstance(value, bool) and 0 <= value <= _LONGEST_MS
     return float(value) if known else None  # type: ignore[arg-type]  # known to be a number
 
 
@@ -138,7 +145,7 @@ def _tokens_per_second(
     """Return what the server measured, else the tokens after the first by the time after the first."""
     for block, name in (("timings", "predicted_per_second"), ("stats", "tokens_per_second")):
         measured = body[block].get(name) if isinstance(body.get(block), dict) else None
-        if isinstance(measured, int | float) and 0 < measured < 1e6:  # noqa: PLR2004  # anything above is a clock's zero
+        if isinstance(measured, _NUMBER) and 0 < measured < 1e6:  # noqa: PLR2004  # anything above is a clock's zero
             return float(measured)
     tokens = wire.token_count(usage, "completion_tokens")
     if tokens is None or tokens < 2 or ttft_ms is None or latency_ms - ttft_ms < _LEAST_SPAN_MS:  # noqa: PLR2004

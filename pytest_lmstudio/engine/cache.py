@@ -115,7 +115,9 @@ class AnswerCache:
     def _read(self, value: str) -> dict[str, Any] | None:
         """Return what a row holds, None when that is no answer."""
         try:
-            entry = _DECODER.decode(value)
+            entry, end = _DECODER.raw_decode(value)  # `decode` looks for space around it with two patterns
+            if end < len(value):
+                raise ValueError  # noqa: TRY301  # as it does for any other text that is no JSON
         except (ValueError, RecursionError):  # what they say quotes the row
             self._on_problem(f"the cache in {self._folder} holds what is no answer; it counts as not there")
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +11,7 @@ from pytest_lmstudio.engine.life import Life
 from pytest_lmstudio.records import Attempt, Call
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from pytest_lmstudio.engine.booking import Books
     from pytest_lmstudio.engine.breaker import Breaker
@@ -25,6 +24,26 @@ if TYPE_CHECKING:
     from pytest_lmstudio.engine.timeouts import Timeouts
     from pytest_lmstudio.engine.transport import Transport
     from pytest_lmstudio.records import Request
+
+
+class Wait:
+    """A part of a call that `Engine.end_waiting` ends; each call has some, and a generator would take longer."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._task = _task()
+
+    def __enter__(self) -> None:
+        """Begin, unless the run was interrupted."""
+        if self._engine.interrupted():
+            raise Refused(INTERRUPTED)
+        self._engine.waiting.add(self._task)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """End; an interrupt is told as what it is, and not as the cancellation that it came as."""
+        self._engine.waiting.discard(self._task)
+        if self._engine.interrupted() and (error is None or isinstance(error, asyncio.CancelledError)):
+            raise Refused(INTERRUPTED) from None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -102,26 +121,13 @@ class Engine:
         for task in self.waiting:
             task.cancel()
 
-    @contextmanager
-    def wait(self) -> Iterator[None]:
+    def wait(self) -> Wait:
         """Let the present call be ended by `end_waiting`.
 
         Raises:
-            Refused: the run was interrupted.
+            Refused: the run was interrupted, when that begins or when it ends.
         """
-        if self.interrupted():
-            raise Refused(INTERRUPTED)
-        task = _task()
-        self.waiting.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self.interrupted():
-                raise
-        finally:
-            self.waiting.discard(task)
-        if self.interrupted():
-            raise Refused(INTERRUPTED)
+        return Wait(self)
 
     def refuse(self, request: Request, failure: Failure, attempts: tuple[Attempt, ...] = ()) -> Call:
         """End a call for which nothing is sent, or sent any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Coalescer:
                 if flight.left is not None:
                     yield flight.left, lambda _: None
                     return
-                async with self._over_processes(key) as contended:
+                lock = self._shared.lock(f"inflight/{key[:32]}", passing=True)
+                async with nullcontext(enter_result=False) if lock is None else lock.awaited(_POLL_S) as contended:
                     flight.left = _read(self._folder / f"{key}.json") if contended and self._folder else None
                     if flight.left is None:
                         self._forget(key)
@@ -66,15 +67,6 @@ class Coalescer:
             flight.callers -= 1
             if not flight.callers:
                 del self._flights[key]
-
-    @asynccontextmanager
-    async def _over_processes(self, key: str) -> AsyncIterator[bool]:
-        lock = self._shared.lock(f"inflight/{key[:32]}", passing=True)
-        if lock is None:
-            yield False
-            return
-        async with lock.awaited(_POLL_S) as contended:
-            yield contended
 
     def _leave(self, key: str, flight: _Flight, entry: Entry) -> None:
         """Leave an answer for those who wait: in this process, and in a file when the cache has no room for it."""

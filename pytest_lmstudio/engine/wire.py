@@ -7,6 +7,7 @@ from typing import Any
 
 DONE = b"[DONE]"
 _MOST_TOKENS = 2**53
+_NUMBER = int | float
 #: Answers are nested a dozen levels deep; far deeper ones could be read, but not shown or stored.
 _MOST_DEPTH = 200
 #: Made once: `json.loads` looks at its arguments for each text, and a stream has one for each token.
@@ -176,7 +177,7 @@ def check_embeddings(body: object, count: int) -> dict[str, Any]:
         raise BadAnswer(msg)
     for row in rows:
         vector = row.get("embedding") if isinstance(row, dict) else None
-        if not isinstance(vector, list) or not vector or not all(isinstance(x, int | float) for x in vector):
+        if not isinstance(vector, list) or not vector or not all(isinstance(x, _NUMBER) for x in vector):
             msg = "the answer holds an embedding that is no list of numbers"
             raise BadAnswer(msg)
     return body  # type: ignore[return-value]  # only a dict has rows
