@@ -37,13 +37,17 @@ def mark_items(items: Iterable[pytest.Item]) -> None:
         ValueError: a mark is wrong; the text names the test.
     """
     seen: dict[tuple[int, str], _Known] = {}  # most tests have the same, and each is an object to be kept
+    above: dict[Any, tuple[bool, int]] = {}  # whether what holds a test is marked, and its marks
     for item in items:
         uses_model = not _MARKING.isdisjoint(getattr(item, "fixturenames", ()))
-        marked = item.get_closest_marker(MARKER)
-        if uses_model and marked is None:
+        holder = item.parent
+        if holder not in above:
+            above[holder] = holder is not None and holder.get_closest_marker(MARKER) is not None, _count(holder)
+        marked = above[holder][0] or any(mark.name == MARKER for mark in item.own_markers)
+        if uses_model and not marked:
             item.add_marker(_MARK)
-        if uses_model or marked is not None:
-            options, marks = {} if marked is None else _merged(item), _count(item)
+        if uses_model or marked:
+            options, marks = _merged(item) if marked else {}, above[holder][1] + len(item.own_markers)
             key = marks, repr(options) if options else ""
             if key not in seen:
                 seen[key] = _Known(options, marks)
@@ -98,8 +102,9 @@ def needs_server(item: pytest.Item) -> bool:
     return is_llm(item) or "lm_session" in getattr(item, "fixturenames", ())
 
 
-def _count(item: pytest.Item) -> int:
-    return sum([len(node.own_markers) for node in item.iter_parents()])
+def _count(node: Any) -> int:
+    """Return how many marks a node of pytest's tree has, with those of what holds it."""
+    return 0 if node is None else sum([len(one.own_markers) for one in node.iter_parents()])
 
 
 def _merged(item: pytest.Item) -> dict[str, Any]:

@@ -150,6 +150,31 @@ def test_cases_are_answered_from_the_cache(suite: Suite) -> None:
     assert len(suite.server.requests) == 2
 
 
+def test_answers_that_nothing_has_to_be_sent_for_are_looked_up_many_at_once(suite: Suite) -> None:
+    write(suite, [f"w{n:02d}" for n in range(100)])
+    assert suite.run("-n0").summary == "100 passed"
+    suite.pytester.makeconftest("""
+        import pathlib
+        from pytest_lmstudio.engine.cache import AnswerCache
+
+        looks, get_all = [], AnswerCache.get_all
+
+        def counted(cache, keys, **more):
+            looks.append(len(keys))
+            return get_all(cache, keys, **more)
+
+        AnswerCache.get_all = counted
+
+        def pytest_unconfigure():
+            pathlib.Path("looks").write_text(" ".join(map(str, looks)))
+    """)
+    assert suite.run("-n0", "--lmstudio-concurrency=1").summary == "100 passed"
+    looks = [int(look) for look in (suite.pytester.path / "looks").read_text("utf-8").split()]
+    assert sum(looks) == 100
+    assert looks[0] == 1  # as long as something may have to be sent
+    assert len(looks) <= 12
+
+
 def test_a_case_that_is_not_in_the_cache_is_told_offline(suite: Suite) -> None:
     write(suite, ["one"])
     ran = suite.run("-n0", "--lmstudio-cache=offline", "--lmstudio-model=test-model")

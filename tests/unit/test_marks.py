@@ -18,6 +18,7 @@ class FakeItem:
     """As much of an item as marks need; its marks are given from the closest to the farthest."""
 
     nodeid = "test_a.py::test_one"
+    parent = None
 
     def __init__(self, *found: Any, fixturenames: tuple[str, ...] = ()) -> None:
         self.marks = self.own_markers = [mark.mark for mark in found]
