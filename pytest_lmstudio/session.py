@@ -168,7 +168,8 @@ class Run:
         """Put our facts, and the calls of a failed test, on its report."""
         error = call.excinfo.value if call.excinfo else None
         gate = self.settings.on_error == "gate"
-        if report.when == "call" or not report.passed:  # a setup or teardown that passed tells nothing
+        # A teardown that passed tells nothing new; a setup does, of a test whose worker dies after it.
+        if report.when != "teardown" or not report.passed:
             if error is not None and error is self.case_error:
                 outcome.mark_case(report, call)
             llm, declared = marks.is_llm(item), marks.is_declared(item)

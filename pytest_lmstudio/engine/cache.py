@@ -116,9 +116,9 @@ class AnswerCache:
         """Return what a row holds, None when that is no answer."""
         try:
             entry, end = _DECODER.raw_decode(value)  # `decode` looks for space around it with two patterns
-            if end < len(value):
-                raise ValueError  # noqa: TRY301  # as it does for any other text that is no JSON
         except (ValueError, RecursionError):  # what they say quotes the row
+            entry, end = None, -1
+        if end != len(value):
             self._on_problem(f"the cache in {self._folder} holds what is no answer; it counts as not there")
             return None
         return entry if isinstance(entry, dict) else None

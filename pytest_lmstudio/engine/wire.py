@@ -16,7 +16,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 #: What may stand around JSON (RFC 8259, section 2); `decode` looks for it with two patterns, which takes longer.
 _SPACE = " \t\r\n"
 #: What every event of a stream says of the whole, and what one of its last may.
-_HEAD = ["id", "created", "model", "system_fingerprint"]
+_HEAD = ("id", "created", "model", "system_fingerprint")
 _EXTRA = ("usage", "timings", "stats")
 
 
@@ -198,7 +198,7 @@ class EventStream:
         self._data: list[bytes] = []
         self._event = ""
         self._head: dict[str, Any] = {}
-        self._unsaid = _HEAD
+        self._unsaid: tuple[str, ...] = _HEAD
         self._extra: dict[str, Any] = {}
         self._text: list[str] = []
         self._reasoning: list[str] = []
@@ -272,7 +272,7 @@ class EventStream:
         for name in self._unsaid:
             if name in body:
                 self._head[name] = body[name]
-                self._unsaid = [other for other in self._unsaid if other != name]
+                self._unsaid = tuple([other for other in self._unsaid if other != name])
         for name in _EXTRA:
             if body.get(name):
                 self._extra[name] = body[name]
