@@ -88,8 +88,9 @@ class TextDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
 #: Answers by their keys, of rows that are ours. One statement, where diskcache makes two calls and a check of times.
 _READ = "SELECT key, value, tag FROM Cache WHERE key IN ({}) AND raw = 1 AND mode = 1 AND filename IS NULL"
 _READ_ONE = _READ.format("?")
-#: SQLite of some age takes no more parameters than 999.
+#: SQLite of some age takes no more parameters than 999; a key is one, and a row to be stored two.
 _MOST_KEYS = 500
+_MOST_ROWS = 250
 
 #: Stores answers where there is room for all of them, else those whose keys are there. One statement is a transaction
 #: of its own, where diskcache makes six for each; the number of entries is diskcache's, kept by its triggers.
@@ -167,8 +168,8 @@ class TextCache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
         if any(len(value) > LARGEST_VALUE for _, value in rows):
             raise Refused
         stored = 0
-        for at in range(0, len(rows), _MOST_KEYS // 2):
-            part = rows[at : at + _MOST_KEYS // 2]
+        for at in range(0, len(rows), _MOST_ROWS):
+            part = rows[at : at + _MOST_ROWS]
             given = [time.time(), tag, most - len(part), *chain.from_iterable(part)]
             stored += self._sql(_adding(len(part)), given).rowcount
         return stored == len(rows)

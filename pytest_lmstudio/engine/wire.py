@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-DONE = b"[DONE]"
+_DONE = b"[DONE]"
 _MOST_TOKENS = 2**53
 _NUMBER = int | float
 #: Answers are nested a dozen levels deep; far deeper ones could be read, but not shown or stored.
@@ -247,7 +247,7 @@ class EventStream:
     def _dispatch(self, pieces: list[str]) -> None:
         lines, event, self._data, self._event = self._data, self._event, [], ""
         sent = b"\n".join(lines).strip() if lines else b""
-        self.done = self.done or sent == DONE
+        self.done = self.done or sent == _DONE
         if not sent or self.done:
             return
         try:
