@@ -295,6 +295,6 @@ def open_to_write(folder: Path) -> Any:
         sqlite_journal_mode="wal",
         sqlite_synchronous=1,
         sqlite_auto_vacuum=1,
-        sqlite_cache_size=8192,
+        sqlite_cache_size=512,  # pages; measured: more make room anew for each, which costs more than to read it again
         sqlite_mmap_size=0,  # measured: half the time of a look-up after another thread's store
     )
