@@ -37,6 +37,8 @@ class Ending(NamedTuple):
 
 #: One object for all tests that ended alike: a run keeps one for each test.
 _ending = lru_cache(1000)(Ending)
+_counted_as = lru_cache(1000)(counted_as)
+_NO_WORDS = frozenset[str]()
 
 
 @lru_cache(1000)
@@ -64,6 +66,7 @@ class Gathered:
 
     def note(self, report: pytest.TestReport) -> None:
         """Count a report of a test's phase, or of its subtest."""
+        facts = outcome.facts_of(report)
         word = outcome.word_of(report)
         if word is None:
             return
@@ -71,17 +74,17 @@ class Gathered:
         if before is None or word not in before:
             self.outcomes[report.nodeid] = _together(before or frozenset(), word)
         if word == "lm_error":
-            self.reasons.setdefault(report.nodeid, str(outcome.facts_of(report).get("lost")))
-        if outcome.facts_of(report).get("llm"):
+            self.reasons.setdefault(report.nodeid, str(facts.get("lost")))
+        if facts.get("llm"):
             self._marked.add(report.nodeid)
-            if outcome.facts_of(report).get("declared"):
+            if facts.get("declared"):
                 self._declared.add(report.nodeid)
             if word != "skipped":
                 self.llm_tests.add(report.nodeid)
 
     def ending(self, nodeid: str) -> Ending | None:
         """Return how a test ended, None when nothing that counts was reported of it."""
-        word = counted_as(self.outcomes.get(nodeid, ()))
+        word = _counted_as(self.outcomes.get(nodeid, _NO_WORDS))
         if word is None:
             return None
         lost_to = self.reasons[nodeid].partition("]")[0].removeprefix("[") if word == "lm_error" else None

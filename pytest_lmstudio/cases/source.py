@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _BLOCK_BYTES = 65_536
+_DECODER = json.JSONDecoder()
 
 
 class BadCases(ValueError):
@@ -96,11 +97,16 @@ class _File:
         Raises:
             BadCases: the file cannot be read.
         """
-        while line := self._line(offset):
+        while line := self.line(offset):
             yield line
             offset += len(line)
 
-    def _line(self, offset: int) -> bytes:
+    def line(self, offset: int) -> bytes:
+        """Return the line at a place with its end, nothing behind the last one.
+
+        Raises:
+            BadCases: the file cannot be read.
+        """
         start = offset - self._begin
         if not 0 <= start < len(self._block):
             self._read(offset)
@@ -139,12 +145,11 @@ class JsonLines:
 
     def at(self, offset: int) -> Row:
         """Return one case again."""
-        for line in self._file.lines(offset):
-            try:
-                return self._row(self._text(line, 1 if offset == 0 else 0), 0)
-            except BadCases:
-                break
-        raise _changed(self.name)
+        line = self._file.line(offset)
+        try:
+            return self._row(self._text(line, 1 if offset == 0 else 0), 0)
+        except BadCases:
+            raise _changed(self.name) from None
 
     def _text(self, line: bytes, number: int) -> str:
         try:
@@ -154,11 +159,13 @@ class JsonLines:
 
     def _row(self, text: str, number: int) -> Row:
         try:
-            row = json.loads(text)
+            row, end = _DECODER.raw_decode(text)  # a third of the time of `json.loads`, which finds what is wrong
+            if end < len(text):
+                row = json.loads(text)
         except (ValueError, RecursionError) as error:
             problem = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
             raise _bad(self.name, number, f"it is no JSON ({problem})") from None
-        return _checked(row, f"{self.name}, line {number}")
+        return row if type(row) is dict else _checked(row, f"{self.name}, line {number}")
 
 
 class Table:

@@ -74,12 +74,12 @@ class Template:
             msg = "it says nothing to ask: give the mark a prompt or messages, or the case a field of that name"
             raise BadCases(msg)
         schema = self._filled("schema", row)
-        params = self._params | _mapping(row.get("params", {}) if "params" not in self._given else {}, "params")
+        own = _mapping(row["params"], "params") if "params" in row and "params" not in self._given else {}
         return Question(
             _conversation(prompt) if not isinstance(prompt, str) else prompt,
             self._system(row),
             None if schema is None else _mapping(schema, "schema"),
-            params,
+            self._params | own,
         )
 
     def id_of(self, row: Row, default: str) -> str:

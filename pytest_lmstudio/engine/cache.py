@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: Made once: `json.loads` looks at its arguments for each text, and `json.dumps` makes an encoder.
 _DECODER = json.JSONDecoder()
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_ENCODER = json.JSONEncoder(check_circular=False, separators=(",", ":"))
 
 
 class Stored(NamedTuple):
@@ -67,7 +67,7 @@ class AnswerCache:
         self._run = run
         self._on_problem = on_problem
         self._used: set[str] = set()
-        self._unmarked: set[str] = set()
+        self._unmarked: dict[str, None] = {}  # in order: most were stored in the order in which they are used
         self._victims: list[str] | None = None
         self._oldest_run = run
         self._tries = TRIES
@@ -104,12 +104,10 @@ class AnswerCache:
             self._give_back()
 
     def _get_all(self, keys: Sequence[str], *, note: bool) -> dict[str, dict[str, Any]]:
-        entries = {}
-        for key, (value, tag) in self._patiently(lambda: self._db.get_all(keys)).items():
-            if (entry := self._read(value)) is not None:
-                entries[key] = entry
-                if note and key not in self._used:
-                    self._note_use(key, tag)
+        rows = self._patiently(lambda: self._db.get_all(keys))
+        entries = {key: entry for key, (value, _) in rows.items() if (entry := self._read(value)) is not None}
+        if note and not self._used.issuperset(entries):
+            self._note_use({key: rows[key][1] for key in entries if key not in self._used})
         return entries
 
     def _read(self, value: str) -> dict[str, Any] | None:
@@ -203,7 +201,7 @@ class AnswerCache:
         """Write down which entries this run used, and close the database."""
         if self._unmarked:  # a run is closed more than once
             with suppress(*TROUBLE):
-                self._patiently(lambda: self._note(sorted(self._unmarked)))
+                self._patiently(lambda: self._note(self._unmarked))
             self._unmarked.clear()
         with suppress(*TROUBLE):
             self._db.close()
@@ -224,15 +222,15 @@ class AnswerCache:
         self._tries = TRIES
         return done
 
-    def _note_use(self, key: str, tag: object) -> None:
-        """Remember that this run used an entry; one that might be chosen to go is marked at once."""
-        self._used.add(key)
-        if isinstance(tag, int) and tag >= self._run - 1:
-            if tag < self._run:
-                self._unmarked.add(key)
-            return
-        with suppress(*TROUBLE):
-            self._patiently(lambda: self._note({key}))
+    def _note_use(self, tags: dict[str, object]) -> None:
+        """Remember that this run used entries, given with their tags; those that might go are marked at once."""
+        self._used.update(tags)
+        last = self._run - 1
+        self._unmarked |= dict.fromkeys([key for key, tag in tags.items() if tag == last])
+        aged = [key for key, tag in tags.items() if not (isinstance(tag, int) and tag >= last)]
+        if aged:
+            with suppress(*TROUBLE):
+                self._patiently(lambda: self._note(aged))
 
     def _note(self, keys: Iterable[str]) -> None:
         """Write down that this run used entries, unless a later one did.

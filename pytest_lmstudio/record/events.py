@@ -234,7 +234,7 @@ def read_events(path: str | Path) -> Events:
     events: list[Event] = []
     damaged = 0
     for line in raw_lines(Path(path)):
-        event, whole = _decoded(line.decode("utf-8", "replace"))
+        event, whole = _decoded(line.decode("utf-8", "replace").strip())
         damaged += not whole
         if event is not None:
             events.append(event)
@@ -293,8 +293,9 @@ def _decoded(line: str) -> tuple[Event | None, bool]:
 
 def _parsed(line: str) -> Event | None:
     try:
-        found = _DECODER.decode(line)
+        found, end = _DECODER.raw_decode(line)  # `decode` looks for space around it with two patterns
     except (ValueError, RecursionError):
         return None
-    is_event = isinstance(found, dict) and isinstance(found.get("event"), str) and isinstance(found.get("ts"), str)
-    return found if is_event else None
+    if end < len(line) or not isinstance(found, dict):
+        return None
+    return found if isinstance(found.get("event"), str) and isinstance(found.get("ts"), str) else None

@@ -61,7 +61,8 @@ def calls_of(events: Sequence[Event]) -> tuple[CallFacts, ...]:
     """Return the calls of a log in the order in which they were first heard of."""
     gathered = _gather(events)
     attempts = [attempt for call in gathered.values() for attempt in call.attempts.values() if attempt.request]
-    _count_in_flight(attempts, events)
+    if attempts:
+        _count_in_flight(attempts, events)
     return tuple((_cached_facts if _only_cached(call) else _facts)(call_id, call) for call_id, call in gathered.items())
 
 

@@ -6,10 +6,12 @@ import threading
 from typing import TYPE_CHECKING
 
 from pytest_lmstudio.engine.cache import AnswerCache, Stored, text_of
+from pytest_lmstudio.engine.database import TextCache
 from pytest_lmstudio.engine.vetting import count
 from tests.unit.engine.caches import a_run, held, query, suite
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import pytest
@@ -111,14 +113,38 @@ def test_an_entry_that_went_meanwhile_is_not_brought_back_by_its_use(
     with a_run(tmp_path, 3) as run, a_run(tmp_path, 3) as other:
         note = AnswerCache._note_use
 
-        def late(cache: AnswerCache, key: str, tag: object) -> None:
+        def late(cache: AnswerCache, tags: dict[str, object]) -> None:
             monkeypatch.setattr(AnswerCache, "_note_use", note)
             other.ask(suite("b", 3))
-            note(cache, key, tag)
+            note(cache, tags)
 
         monkeypatch.setattr(AnswerCache, "_note_use", late)
         assert run.ask(["a-0"]) == ["a-0"]
     assert held(tmp_path) == suite("b", 3)
+
+
+def test_old_entries_that_are_looked_for_together_are_marked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for keys in (suite("a", 4), [], []):
+        with a_run(tmp_path, 4) as run:
+            run.ask(keys)
+    marked: list[list[str]] = []
+    mark = TextCache.mark
+
+    def noted(cache: TextCache, keys: Iterable[str], *more: int) -> None:
+        marked.append(list(keys))
+        mark(cache, marked[-1], *more)
+
+    monkeypatch.setattr(TextCache, "mark", noted)
+    with a_run(tmp_path, 4) as run:
+        assert run.cache.get_all(suite("a", 3)).keys() == set(suite("a", 3))
+        assert marked == [suite("a", 3)]
+        run.cache.get_all(suite("a", 3))
+        with a_run(tmp_path, 4) as other:  # which may have only what no run used of late
+            other.ask(suite("b", 4))
+    assert marked == [suite("a", 3)]
+    assert sorted(held(tmp_path)) == sorted([*suite("a", 3), "b-0"])
 
 
 def test_an_entry_that_this_run_uses_while_it_evicts_is_passed_over(tmp_path: Path) -> None:
