@@ -30,14 +30,15 @@ TOPIC = "A cached call"
 HOW = (
     "Entries are asked for in random order, by a process for each cache, in a run after the one that stored them. Ours "
     "is the whole of `lm(...)`: plan, key, look-up, reply, the test's record and a line of the log. sqlite3 is one "
-    "select by its key of a text as long as an entry of ours, diskcache one `get` of that, langchain one `lookup` of its `SQLiteCache`, without a model "
-    "around it; inspect_ai is `generate(cache=True)` of its mock model; vcrpy replays a cassette to `httpx.Client`, "
-    "and is left out where its cassette, which it reads whole and searches entry by entry, would hold 100,000."
+    "select, by its key, of a text as long as an entry of ours, diskcache one `get` of that, langchain one `lookup` of "
+    "its `SQLiteCache`, without a model around it; inspect_ai is `generate(cache=True)` of its mock model; vcrpy "
+    "replays a cassette to `httpx.Client`, and is left out where its cassette, which it reads whole and searches entry "
+    "by entry, would hold 100,000."
 )
 ENTRIES = (1, 1_000, 100_000)
 MOST_US = 80.0
-#: How much slower the fullest cache may be than that of one entry. SQLite itself grows more: of 90 MB, each look-up needs
-#: pages that it has not got in memory.
+#: How much slower the fullest cache may be than that of one entry. SQLite itself grows more: of its 90 MB, a look-up
+#: needs pages that it has not got in memory.
 MOST_GROWTH = 1.5
 MOST_OF_PEERS = 1.0
 _OURS = "`lm`"

@@ -76,7 +76,8 @@ def tell_calls(report: pytest.TestReport, item: pytest.Item, calls: list[Call], 
         from pytest_lmstudio.report import section
 
         report.sections.append((section.TITLE, section.render(calls)))
-    if getattr(item.config.option, "xmlpath", None) and not _is_strict(item.config) and (own := _untold(report, item, calls)):
+    xml = getattr(item.config.option, "xmlpath", None)
+    if xml and not _is_strict(item.config) and (own := _untold(report, item, calls)):
         from pytest_lmstudio.report.junit import properties_of_test
 
         report.user_properties += properties_of_test(own)
