@@ -201,7 +201,7 @@ class AnswerCache:
         """Write down which entries this run used, and close the database."""
         if self._unmarked:  # a run is closed more than once
             with suppress(*TROUBLE):
-                self._patiently(lambda: self._note(self._unmarked))
+                self._patiently(lambda: self._note(list(self._unmarked)))
             self._unmarked.clear()
         with suppress(*TROUBLE):
             self._db.close()
