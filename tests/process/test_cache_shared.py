@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,26 +16,27 @@ import pytest
 from pytest_lmstudio.engine.cache import AnswerCache
 from pytest_lmstudio.engine.generation import Mark
 from pytest_lmstudio.record.events import read_events
-from tests.process.apart import Apart
+from tests.process.apart import Apart, wait_until
 from tests.standin import StandIn
 from tests.unit.engine.caches import a_run, query
 
 pytestmark = pytest.mark.timeout(180)
 
 ROOT = Path(__file__).parents[2]
-#: Stores answers without end in a cache that is full, so that each store also evicts and rewrites; says each key.
+#: Stores answers without end in a cache that is full, so that each store also evicts and rewrites; notes each key.
 STORES = """
-    import itertools, sys
+    import sys, time
     from pathlib import Path
     from pytest_lmstudio.engine.cache import AnswerCache
 
-    folder, name = Path(sys.argv[1]), sys.argv[2]
-    for run in itertools.count(10):
+    folder, name, said = Path(sys.argv[1]), sys.argv[2], open(sys.argv[3], "w")
+    while True:
+        run = int(time.monotonic() * 20)  # by the clock: what a later run used stays, and neither may be far ahead
         cache = AnswerCache(folder, size=30, run=3 * run, on_problem=sys.exit)
         for number in range(40):
             key = f"{name}-{run}-{number}"
             if cache.put(key, {"answer": key, "text": "x" * 3000}).stored:
-                print(key, flush=True)
+                print(key, file=said, flush=True)
             cache.get(f"{name}-{run - 1}-{number}")
         cache.close()
 """
@@ -59,30 +61,38 @@ def killed(process: subprocess.Popen[str]) -> list[str]:
     """Kill a process; return the whole lines that it still said."""
     process.kill()
     out, _ = process.communicate()
-    return [line for line in out.splitlines(keepends=True) if line.endswith("\n")]
+    return whole_lines(out)
+
+
+def has_lines(path: Path, least: int) -> bool:
+    return path.exists() and path.read_bytes().count(b"\n") >= least
+
+
+def whole_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_writer_that_is_killed_leaves_a_cache_that_counts_right(tmp_path: Path, seed: int) -> None:
-    dice, stored = random.Random(seed), set[str]()
+    dice, stored, folder = random.Random(seed), set[str](), tmp_path / "cache"
     for killings in (2, 4, 6):
-        writers = [python(STORES, tmp_path, name) for name in ("a", "b")]
-        said: list[str] = []
+        # Into files: one whose pipe is full would stand still, and what its run used could not go for the other's.
+        said = [tmp_path / f"{name}-{killings}" for name in ("a", "b")]
+        writers = [python(STORES, folder, path.name[0], path) for path in said]
+        for path in said:
+            wait_until(partial(has_lines, path, dice.randrange(1, 60)))
         for writer in writers:
-            assert writer.stdout is not None
-            said += [writer.stdout.readline() for _ in range(dice.randrange(1, 60))]
-        for writer in writers:
-            said += killed(writer)
-        stored |= {line.strip() for line in said}
-        with a_run(tmp_path, 30) as run:
+            killed(writer)
+        stored |= {line.strip() for path in said for line in whole_lines(path.read_text("ascii"))}
+        with a_run(folder, 30) as run:
             known = {entry["answer"] for entry in run.cache.entries()}
         assert run.problems == []  # its count was right, or it would have been set aside
         assert len(known) == 30
         assert {"a", "b"} >= {key[0] for key in known}
         assert len(known - stored) <= killings  # stored, and killed before it was said
-        assert query(tmp_path, "PRAGMA integrity_check") == [("ok",)]
-        counted = query(tmp_path, "SELECT value FROM Settings WHERE key = 'count'")
-        assert counted == query(tmp_path, "SELECT COUNT(*) FROM Cache")
+        assert query(folder, "PRAGMA integrity_check") == [("ok",)]
+        counted = query(folder, "SELECT value FROM Settings WHERE key = 'count'")
+        assert counted == query(folder, "SELECT COUNT(*) FROM Cache")
 
 
 def test_the_mark_of_a_killed_run_protects_nothing(tmp_path: Path) -> None:
