@@ -136,11 +136,11 @@ class Life:
         request, timeout_s = self.request, self.timeout_s()
         stream = request.options.stream if request.endpoint == "chat" else None
         self.started_s, self.in_attempt = time.monotonic(), True
-        self.progress = Progress(self.started_s)
         waited_ms = self.waited_ms()
         self.engine.books.sent(
             request, self.number, timeout_s=timeout_s, waited_ms=waited_ms, stream=bool(stream), slot=self.slot
         )
+        self.progress = Progress(time.monotonic())  # behind the line's time: by the log it ends before its slot is free
         outcome: Answer | AttemptFailed
         try:
             outcome = await run_attempt(
