@@ -66,10 +66,10 @@ class Gathered:
 
     def note(self, report: pytest.TestReport) -> None:
         """Count a report of a test's phase, or of its subtest."""
-        facts = outcome.facts_of(report)
         word = outcome.word_of(report)
         if word is None:
             return
+        facts = outcome.facts_of(report)
         before = self.outcomes.get(report.nodeid)
         if before is None or word not in before:
             self.outcomes[report.nodeid] = _together(before or frozenset(), word)
