@@ -256,9 +256,10 @@ class Life:
     def left(self) -> None:
         """Record that nobody waits for the call any more: the run was interrupted, or the test went on without it."""
         number = self.number if self.in_attempt else 0
-        latency_ms = round((time.monotonic() - self.started_s) * 1000, 1) if self.in_attempt else None
-        facts: dict[str, Any] = {"attempt": number, "latency_ms": latency_ms}
-        facts["stale_reconnects"] = self.progress.stale_reconnects if self.in_attempt else 0
+        facts: dict[str, Any] = {"attempt": number, "latency_ms": None, "stale_reconnects": 0}
+        if self.in_attempt:
+            facts["latency_ms"] = round(self.progress.elapsed_ms(), 1)
+            facts["stale_reconnects"] = self.progress.stale_reconnects
         if self.engine.interrupted():
             self.engine.books.failed(self.request, INTERRUPTED._replace(phase=self.progress.phase), **facts)
         else:

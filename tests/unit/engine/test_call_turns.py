@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
+import time
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,8 +24,14 @@ if TYPE_CHECKING:
     from pytest_lmstudio.engine.retry import Retry
     from pytest_lmstudio.records import Call
     from tests.standin import Step
+    from tests.unit.engine.benches import Bench
 
 pytestmark = pytest.mark.timeout(30)
+
+#: How long a log may be held up, seconds.
+_STALL_S = 0.3
+#: Latencies are told to a tenth of a millisecond.
+_ROUNDED_MS = 0.05
 
 
 def kind_of(call: Call) -> str | None:
@@ -32,6 +40,25 @@ def kind_of(call: Call) -> str | None:
 
 def text_of(call: Call) -> str | None:
     return call.reply.text if call.reply else None
+
+
+def times_of(it: Bench, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], list[float]]:
+    """Let lines of requests take long to write; return when they were written, and a list for when slots are free."""
+    books, sent = it.engine.books, it.engine.books.sent
+    written: list[float] = []
+    freed: list[float] = []
+
+    def slow(*args: Any, **fields: Any) -> None:
+        sent(*args, **fields)
+        time.sleep(_STALL_S)
+        written.append(now_ms())
+
+    monkeypatch.setattr(books, "sent", slow)
+    return written, freed
+
+
+def now_ms() -> float:
+    return time.monotonic() * 1000
 
 
 def test_a_call_that_is_left_while_it_waits_for_a_slot_is_abandoned_without_an_attempt(tmp_path: Path) -> None:
@@ -154,3 +181,47 @@ def test_an_answer_that_can_be_read_but_not_written_is_not_stored(
         it.server.script(reply("x"))
         assert text_of(it.call("hello", cache="readwrite")) == "x"
         assert it.pick("gen_success", "stored") == [(False,)]
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [(reply("yes"), "gen_success"), (html_500(), "gen_error"), (hang(), "gen_abandoned")],
+    ids=["answered", "failed", "left"],
+)
+def test_by_the_log_an_attempt_ends_before_its_slot_is_free_however_slow_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step, told: str
+) -> None:
+    with one_process(tmp_path) as it:
+        written, freed = times_of(it, monkeypatch)
+        it.server.default = step
+        future = it.runtime.loop.submit(it.engine.call(request(timeout_s=20), None, lambda: freed.append(now_ms())))
+        if told == "gen_abandoned":
+            it.server.wait_for(lambda: it.server.in_flight == 1)
+            future.cancel()
+        it.server.wait_for(lambda: bool(freed))
+        it.run(asyncio.sleep(0))
+        [(latency_ms,)] = it.pick(told, "latency_ms")
+        assert latency_ms <= freed[0] - written[0] + _ROUNDED_MS
+
+
+def test_an_answer_that_is_being_stored_when_its_call_is_left_took_no_longer_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with one_process(tmp_path, cache="readwrite") as it:
+        written, freed = times_of(it, monkeypatch)
+        storing = threading.Event()
+
+        async def store(*_: object) -> None:
+            storing.set()
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr(it.engine.keeper, "store", store)
+        future = it.runtime.loop.submit(
+            it.engine.call(request(cache="readwrite"), None, lambda: freed.append(now_ms()))
+        )
+        assert storing.wait(20)
+        time.sleep(_STALL_S)
+        future.cancel()
+        it.server.wait_for(lambda: bool(it.pick("gen_abandoned", "attempt")))
+        [(latency_ms,)] = it.pick("gen_abandoned", "latency_ms")
+        assert latency_ms <= freed[0] - written[0] + _ROUNDED_MS
