@@ -164,6 +164,9 @@ class Worker(Live):
 class Controller(Live):
     """Hooks of the process that sees all reports: the controller, or the only one."""
 
+    #: Whether a test that asks the model has ended, so that there will be something to report.
+    _awaits_end = False
+
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Start the embedded server before the workers, which must know its address."""
         config = session.config
@@ -173,6 +176,10 @@ class Controller(Live):
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count the outcome of a test."""
         self._run.gathered.note(report)
+        if not self._awaits_end and self._run.gathered.llm_tests:
+            self._awaits_end = True
+            if self._run.config.getoption("dist", "no") != "no":
+                self._run.load_end()  # here, while workers wait for answers, and not when all wait for this process
         if report.when not in {"setup", "call", "teardown"}:
             self._run.endings.settle(report.nodeid)  # of a crashed worker, which cannot say that the test is over
 
