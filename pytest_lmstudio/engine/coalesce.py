@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
+from pytest_lmstudio.engine.shared import FLIGHT_LOCKS, LEFT_AT
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from pytest_lmstudio.engine.shared import Shared
 
 _POLL_S = 0.01
+#: Hex digits of a key that tell it from others: in the name of a lock, and as the number of one that is a byte.
+_NAME_DIGITS, _NUMBER_DIGITS = 32, 14
 
 Entry = dict[str, Any]
 Leave = Callable[[Entry], None]
@@ -57,7 +61,8 @@ class Coalescer:
                 if flight.left is not None:
                     yield flight.left, lambda _: None
                     return
-                lock = self._shared.lock(f"inflight/{key[:32]}", passing=True)
+                at = FLIGHT_LOCKS + int(key[:_NUMBER_DIGITS], 16)
+                lock = self._shared.lock(f"inflight/{key[:_NAME_DIGITS]}", passing=True, at=at)
                 async with nullcontext(enter_result=False) if lock is None else lock.awaited(_POLL_S) as contended:
                     flight.left = _read(self._folder / f"{key}.json") if contended and self._folder else None
                     if flight.left is None:
@@ -72,12 +77,13 @@ class Coalescer:
         """Leave an answer for those who wait: in this process, and in a file when the cache has no room for it."""
         flight.left = entry
         if self._folder and not entry.get("stored"):
+            self._shared.put(LEFT_AT, b"\x01")
             with suppress(OSError):
                 (self._folder / f"{key}.json").write_text(json.dumps(entry), encoding="ascii")
 
     def _forget(self, key: str) -> None:
         """Remove what a caller left to others long ago: should this one fail, nobody may take that for its answer."""
-        if self._folder:
+        if self._folder and self._shared.memory[LEFT_AT]:
             with suppress(OSError):
                 (self._folder / f"{key}.json").unlink(missing_ok=True)
 

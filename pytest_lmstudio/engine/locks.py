@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_lmstudio.text import printable
 
@@ -27,6 +27,16 @@ class LockError(OSError):
         super().__init__(
             f"{printable(path)} cannot be locked ({printable(why)}): set TMPDIR to a folder on a local disk with room"
         )
+
+
+class Kernel(Protocol):
+    """A lock of the kernel's, which its holder may take again and gives back as often."""
+
+    def take(self, *, wait: bool) -> bool:
+        """Take it, if need be once it is free; tell whether it was taken."""
+
+    def give_back(self, *, delete: bool) -> None:
+        """Give it back, and delete what it leaves; nothing happens when it is not held."""
 
 
 if sys.platform == "win32":  # which has no flock
@@ -136,16 +146,18 @@ class ProcessLock:
     Args:
         path: the file.
         passing: whether the file goes when the lock is given back.
+        kernel: what is locked in place of the whole file.
 
     Raises:
         LockError: nothing in the file's folder can be locked.
     """
 
-    def __init__(self, path: Path, *, passing: bool = False) -> None:
-        _try_locking(path.parent)
+    def __init__(self, path: Path, *, passing: bool = False, kernel: Kernel | None = None) -> None:
+        if kernel is None:
+            _try_locking(path.parent)
         self._path = path
         self._passing = passing
-        self._kernel = _Kernel(path)
+        self._kernel: Kernel = kernel or _Kernel(path)
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody holds it; tell whether it was taken.

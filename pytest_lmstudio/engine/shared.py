@@ -13,6 +13,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_lmstudio.engine.locks import ProcessLock
+from pytest_lmstudio.engine.ranges import open_lock_file
 from pytest_lmstudio.files import replace_file
 
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ __tracebackhide__ = True
 
 #: Where things lie in the common memory, bytes: the states of breaker and backpressure, when the run was interrupted
 #: (seconds of the monotonic clock, 0 when it was not), latencies by model, and last one release counter for each slot.
-BREAKER_AT, PRESSURE_AT, _INTERRUPTED_AT, LATENCIES_AT = 0, 128, 248, 256
+#: Before the time of the interrupt stands whether a request's answer was ever left to others in a file.
+BREAKER_AT, PRESSURE_AT, LEFT_AT, _INTERRUPTED_AT, LATENCIES_AT = 0, 128, 240, 248, 256
 LATENCIES_BYTES = 8 * 1040
 SLOTS_AT = LATENCIES_AT + LATENCIES_BYTES
 SLOT_BYTES = 8
+#: Which bytes of the file that holds many locks are those of slots, and which those of requests in flight.
+SLOT_LOCKS, FLIGHT_LOCKS = 0, 2**32
 _SECONDS = struct.Struct("<d")
 _POLL_S = 0.01
 
@@ -46,6 +50,7 @@ class Shared:
         self.folder = folder
         self._memory = _open_memory(folder, SLOTS_AT + SLOT_BYTES * slots)
         self._guard = ProcessLock(folder / "guard.lock") if folder else None
+        self._bytes = open_lock_file(folder / "bytes.lock") if folder else None
         self._known: dict[str, dict[str, Any]] = {}
         self._pending: dict[str, asyncio.Lock] = {}
 
@@ -77,9 +82,19 @@ class Shared:
         """Hold the one lock of the common memory, for microseconds."""
         return self._guard.held() if self._guard else nullcontext()
 
-    def lock(self, name: str, *, passing: bool = False) -> ProcessLock | None:
-        """Return a lock of the run, or None when there is only one process; the file of a passing one does not stay."""
-        return ProcessLock(self.folder / f"{name}.lock", passing=passing) if self.folder else None
+    def lock(self, name: str, *, passing: bool = False, at: int | None = None) -> ProcessLock | None:
+        """Return a lock of the run, or None when there is only one process.
+
+        Args:
+            name: of its file.
+            passing: whether the file goes when the lock is given back.
+            at: the byte that is the lock instead, where the system can lock bytes; for a lock that each request needs.
+        """
+        if self.folder is None:
+            return None
+        if at is not None and self._bytes is not None:
+            return self._bytes.lock(at)
+        return ProcessLock(self.folder / f"{name}.lock", passing=passing)
 
     async def once(self, name: str, produce: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """Return what `produce` returned in the one process that ran it; the others wait.
@@ -133,7 +148,9 @@ class Shared:
         return known if known is not None or self.folder is None else _load(self.folder / f"{name}.json")
 
     def close(self) -> None:
-        """Give the common memory back."""
+        """Give the common memory back, and what is locked of those files that stay open."""
+        if self._bytes is not None:
+            self._bytes.close()
         if isinstance(memory := self._memory, mmap.mmap):
             self._memory = bytearray(memory)  # whoever still looks sees how it was at the end
             memory.close()

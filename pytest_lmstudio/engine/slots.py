@@ -7,8 +7,7 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pytest_lmstudio.engine.locks import ProcessLock
-from pytest_lmstudio.engine.shared import SLOT_BYTES, SLOTS_AT
+from pytest_lmstudio.engine.shared import SLOT_BYTES, SLOT_LOCKS, SLOTS_AT
 
 if TYPE_CHECKING:
     from pytest_lmstudio.engine.pressure import Pressure
@@ -37,8 +36,8 @@ class Slots:
         self._shared = shared
         self._pressure = pressure
         self._order = [(first + n) % most for n in range(most)]
-        folder = shared.folder
-        self._locks = {n: ProcessLock(folder / f"slot-{n}.lock") for n in self._order} if folder else {}
+        locks = {n: shared.lock(f"slot-{n}", at=SLOT_LOCKS + n) for n in self._order}
+        self._locks = {n: lock for n, lock in locks.items() if lock is not None}
         self._held: set[int] = set()
         self._turn = asyncio.Lock()
         self._released = asyncio.Event()

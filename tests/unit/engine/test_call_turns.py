@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(30)
 
-#: How long a log may be held up, seconds.
-_STALL_S = 0.3
+#: How long something is held up, milliseconds.
+_STALL_MS = 300
 #: Latencies are told to a tenth of a millisecond.
 _ROUNDED_MS = 0.05
 
@@ -50,11 +50,16 @@ def times_of(it: Bench, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], l
 
     def slow(*args: Any, **fields: Any) -> None:
         sent(*args, **fields)
-        time.sleep(_STALL_S)
+        stall(it)
         written.append(now_ms())
 
     monkeypatch.setattr(books, "sent", slow)
     return written, freed
+
+
+def stall(it: Bench) -> None:
+    until_ms = now_ms() + _STALL_MS
+    it.server.wait_for(lambda: now_ms() >= until_ms)
 
 
 def now_ms() -> float:
@@ -220,7 +225,7 @@ def test_an_answer_that_is_being_stored_when_its_call_is_left_took_no_longer_for
             it.engine.call(request(cache="readwrite"), None, lambda: freed.append(now_ms()))
         )
         assert storing.wait(20)
-        time.sleep(_STALL_S)
+        stall(it)
         future.cancel()
         it.server.wait_for(lambda: bool(it.pick("gen_abandoned", "attempt")))
         [(latency_ms,)] = it.pick("gen_abandoned", "latency_ms")
