@@ -55,16 +55,21 @@ if sys.platform == "linux" and struct.calcsize("P") == 8:  # noqa: PLR2004  # by
 
             Raises:
                 BlockingIOError: another open file has it locked.
-                OSError: it cannot be locked by anybody.
+                OSError: it cannot be locked by anybody, or the file is closed.
             """
-            if self._fd == _CLOSED:
+            if self.closed:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             how = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
             fcntl.fcntl(self._fd, how, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
 
+        @property
+        def closed(self) -> bool:
+            """Whether it is closed, and so nothing in it locked by this process."""
+            return self._fd == _CLOSED
+
         def close(self) -> None:
             """Close the file, and with it give all of its locks back."""
-            if self._fd != _CLOSED:
+            if not self.closed:
                 os.close(self._fd)
                 self._fd = _CLOSED
 
@@ -99,7 +104,7 @@ if sys.platform == "linux" and struct.calcsize("P") == 8:  # noqa: PLR2004  # by
             if not self._times:
                 return
             self._times -= 1
-            if not self._times:
+            if not self._times and not self._file.closed:
                 self._file.put(self._at, fcntl.F_UNLCK)
 
     def _open(path: Path) -> LockFile | None:

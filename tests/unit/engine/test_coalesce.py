@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_lmstudio.engine import shared as shared_module
 from pytest_lmstudio.engine.coalesce import Coalescer
 from pytest_lmstudio.engine.shared import Shared
 
@@ -27,8 +28,13 @@ def coalescer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Coales
     shared.close()
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Coalescer, Coalescer]]:
+@pytest.fixture(params=["bytes", "files"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Coalescer, Coalescer]]:
+    """Return two, with what the system has for locks, and with what every system has."""
+    if request.param == "files":
+        monkeypatch.setattr(shared_module, "open_lock_file", lambda _: None)
     shareds = Shared(tmp_path, 1), Shared(tmp_path, 1)
     yield Coalescer(shareds[0]), Coalescer(shareds[1])
     for shared in shareds:

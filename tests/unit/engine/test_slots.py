@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from pytest_lmstudio.engine import shared as shared_module
 from pytest_lmstudio.engine.pressure import Pressure
 from pytest_lmstudio.engine.shared import SLOTS_AT, Shared
 from pytest_lmstudio.engine.slots import Slots
@@ -28,8 +29,13 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shared]:
     shared.close()
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Shared, Shared]]:
+@pytest.fixture(params=["bytes", "files"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Shared, Shared]]:
+    """Return what two processes see, with what the system has for locks, and with what every system has."""
+    if request.param == "files":
+        monkeypatch.setattr(shared_module, "open_lock_file", lambda _: None)
     pair = Shared(tmp_path, 2), Shared(tmp_path, 2)
     yield pair
     for shared in pair:
