@@ -31,18 +31,22 @@ class Keeper:
         self._beside = beside
         self._waiting: list[Waiting] = []
 
-    def store(self, key: str, entry: dict[str, Any]) -> asyncio.Future[Stored]:
-        """Store an answer soon; return what will have become of it."""
+    def store(self, key: str, entry: dict[str, Any], *, alone: bool = False) -> asyncio.Future[Stored]:
+        """Store an answer soon, or now if its call is the only one; return what will have become of it."""
         row = key, text_of(entry)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Stored] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(loop.call_soon, self._store)  # calls that a slot was freed for come before
         self._waiting.append((row, done))
+        if alone:
+            self._store()
+        elif len(self._waiting) == 1:
+            loop.call_soon(loop.call_soon, self._store)  # calls that a slot was freed for come before
         return done
 
     def _store(self) -> None:
         waiting, self._waiting = self._waiting, []
+        if not waiting:  # one that came alone took them with it
+            return
         rows = [row for row, _ in waiting]
         stored = self._cache.put_now(rows)
         if stored is not None:

@@ -208,7 +208,7 @@ class Life:
         if keeper is None or mode not in {"readwrite", "refresh"} or is_cut_thinking(reply):
             return _NOT_STORED
         try:
-            return await keeper.store(self.request.key, entry)
+            return await keeper.store(self.request.key, entry, alone=len(self.engine.calls) == 1)
         except RecursionError:  # nested as deeply as could just be read, so that it cannot be written
             return _NOT_STORED
 

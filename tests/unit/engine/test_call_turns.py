@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lmstudio.engine import keeper
+from pytest_lmstudio.engine.keeper import Keeper
 from pytest_lmstudio.engine.retry import OwnStrategy
 from pytest_lmstudio.settings import BreakerLimits
 from tests.standin import auth_401, hang, html_500, rate_limit, reply
@@ -21,6 +22,7 @@ from tests.unit.engine.benches import one_process
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_lmstudio.engine.cache import Stored
     from pytest_lmstudio.engine.retry import Retry
     from pytest_lmstudio.records import Call
     from tests.standin import Step
@@ -216,7 +218,7 @@ def test_an_answer_that_is_being_stored_when_its_call_is_left_took_no_longer_for
         written, freed = times_of(it, monkeypatch)
         storing = threading.Event()
 
-        async def store(*_: object) -> None:
+        async def store(*_: object, **__: object) -> None:
             storing.set()
             await asyncio.sleep(60)
 
@@ -230,3 +232,20 @@ def test_an_answer_that_is_being_stored_when_its_call_is_left_took_no_longer_for
         it.server.wait_for(lambda: bool(it.pick("gen_abandoned", "attempt")))
         [(latency_ms,)] = it.pick("gen_abandoned", "latency_ms")
         assert latency_ms <= freed[0] - written[0] + _ROUNDED_MS
+
+
+@pytest.mark.parametrize(("others", "alone"), [(0, [True]), (1, [False, True])])
+def test_an_answer_is_stored_at_once_where_no_other_call_waits_for_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int, alone: list[bool]
+) -> None:
+    with one_process(tmp_path, concurrency=1) as it:
+        seen: list[bool] = []
+        store = Keeper.store
+
+        def noted(keeper: Keeper, key: str, entry: dict[str, Any], *, alone: bool) -> asyncio.Future[Stored]:
+            seen.append(alone)
+            return store(keeper, key, entry, alone=alone)
+
+        monkeypatch.setattr(Keeper, "store", noted)
+        it.calls([f"call {number}" for number in range(1 + others)], cache="readwrite")
+        assert seen == alone

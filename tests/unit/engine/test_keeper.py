@@ -157,3 +157,21 @@ def test_an_answer_that_cannot_be_written_down_costs_no_other(run: Run, beside: 
     assert virtual.run(both()) == STORED
     while deep:  # else Python would take it apart by a recursion of its own
         deep = deep.pop("deeper")  # type: ignore[assignment]
+
+
+def test_the_answer_of_an_only_call_is_stored_at_once_with_all_that_waits(
+    run: Run, beside: ThreadPoolExecutor, batches: list[list[str]], tmp_path: Path
+) -> None:
+    async def work() -> list[Stored]:
+        keeper = Keeper(run.cache, beside)
+        first = keeper.store("a", {"answer": "a"})
+        assert batches == []
+        last = keeper.store("b", {"answer": "b"}, alone=True)
+        assert batches == [["a", "b"]]
+        assert (first.done(), last.done()) == (True, True)
+        await asyncio.sleep(0)
+        return [await first, await last, await keeper.store("c", {"answer": "c"})]
+
+    assert virtual.run(work()) == [STORED] * 3
+    assert batches == [["a", "b"], ["c"]]
+    assert held(tmp_path) == ["a", "b", "c"]

@@ -31,9 +31,12 @@ file = open_lock_file(Path(sys.argv[1]))
 lock = file.lock(7)
 if sys.argv[2] == "before":
     assert lock.try_acquire()
+reads, writes = os.pipe()
 if os.fork() == 0:
+    os.write(writes, b"!")
     sys.stdin.read()
     os._exit(0)
+os.read(reads, 1)
 assert lock.try_acquire()
 print("locked", flush=True)
 os._exit(0)
