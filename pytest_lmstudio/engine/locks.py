@@ -71,7 +71,7 @@ else:
     _TRIES = 1000
 
     class _Kernel:
-        """A lock of the kernel's on a file; measured: filelock takes ten times as long, and a call needs two of them on macOS."""
+        """A lock of the kernel's on a file; filelock takes ten times as long, and on macOS each call needs two."""
 
         def __init__(self, path: Path) -> None:
             self._path = path

@@ -69,9 +69,9 @@ if sys.platform == "linux" and struct.calcsize("P") == 8:  # noqa: PLR2004  # by
 
         def close(self) -> None:
             """Close the file, and with it give all of its locks back."""
-            if not self.closed:
-                os.close(self._fd)
-                self._fd = _CLOSED
+            fd, self._fd = self._fd, _CLOSED
+            if fd != _CLOSED:
+                os.close(fd)
 
     _open_files: weakref.WeakSet[LockFile] = weakref.WeakSet()
 
@@ -119,7 +119,7 @@ if sys.platform == "linux" and struct.calcsize("P") == 8:  # noqa: PLR2004  # by
             raise
         return file
 
-else:
+else:  # no Linux
 
     def _open(path: Path) -> LockFile | None:
         del path

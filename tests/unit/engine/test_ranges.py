@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_lmstudio.engine.locks import LockError
-from pytest_lmstudio.engine.ranges import LockFile, open_lock_file
+from pytest_lmstudio.engine.ranges import open_lock_file
 from pytest_lmstudio.engine.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pytest_lmstudio.engine.ranges import LockFile
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has them")]
 
@@ -72,6 +74,13 @@ def test_a_byte_is_one_process_s_at_a_time(files: tuple[LockFile, LockFile], at:
     mine.release()  # it is not held any more: nothing happens
     assert others.try_acquire()
     assert not mine.try_acquire()
+
+
+def test_a_byte_is_held_around_work(files: tuple[LockFile, LockFile]) -> None:
+    mine, others = (file.lock(9) for file in files)
+    with mine.held():
+        assert not others.try_acquire()
+    assert others.try_acquire()
 
 
 def test_who_closes_the_file_holds_nothing_any_more(files: tuple[LockFile, LockFile]) -> None:
