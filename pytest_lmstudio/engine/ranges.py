@@ -12,7 +12,7 @@ import os
 import struct
 import sys
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_lmstudio.engine.locks import LockError, ProcessLock
 
@@ -25,21 +25,31 @@ _UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 #: A byte that is nobody's lock.
 _TRIED = 2**62
 
+
+class LockFile(Protocol):
+    """A file whose bytes are locks; open until it is closed, or its process ends.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: Path
+
+    def lock(self, at: int) -> ProcessLock:
+        """Return the lock that is the byte at `at`, below 2**62; one object for each, since all share the file."""
+
+    def close(self) -> None:
+        """Close the file, and with it give all of its locks back."""
+
+
 if sys.platform == "linux" and struct.calcsize("P") == 8:  # noqa: PLR2004  # bytes: the layout below is that of 64 bits
     import fcntl
 
     #: The kernel's ``struct flock``: type, whence, start, length, process (0).
     _FLOCK = struct.Struct("hhqqi0q")
 
-    class LockFile:
-        """A file whose bytes are locks; open until it is closed, or its process ends.
-
-        Args:
-            path: the file.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
+    class _Bytes:
+        """A file, open for locks."""
 
         def __init__(self, path: Path) -> None:
             self.path = path
@@ -47,7 +57,6 @@ if sys.platform == "linux" and struct.calcsize("P") == 8:  # noqa: PLR2004  # by
             _open_files.add(self)
 
         def lock(self, at: int) -> ProcessLock:
-            """Return the lock that is the byte at `at`, below 2**62; one object for each, since all share the file."""
             return ProcessLock(self.path, kernel=_Byte(self, at))
 
         def put(self, at: int, kind: int, *, wait: bool = False) -> None:
@@ -68,12 +77,11 @@ if sys.platform == "linux" and struct.calcsize("P") == 8:  # noqa: PLR2004  # by
             return self._fd == _CLOSED
 
         def close(self) -> None:
-            """Close the file, and with it give all of its locks back."""
             fd, self._fd = self._fd, _CLOSED
             if fd != _CLOSED:
                 os.close(fd)
 
-    _open_files: weakref.WeakSet[LockFile] = weakref.WeakSet()
+    _open_files: weakref.WeakSet[_Bytes] = weakref.WeakSet()
 
     def _close_copies() -> None:
         """Let a child that a test forked hold nothing: its copy would keep a lock when its parent is killed."""
@@ -85,7 +93,7 @@ if sys.platform == "linux" and struct.calcsize("P") == 8:  # noqa: PLR2004  # by
     class _Byte:
         """A lock of the kernel's on a byte of an open file."""
 
-        def __init__(self, file: LockFile, at: int) -> None:
+        def __init__(self, file: _Bytes, at: int) -> None:
             self._file = file
             self._at = at
             self._times = 0
@@ -108,7 +116,7 @@ if sys.platform == "linux" and struct.calcsize("P") == 8:  # noqa: PLR2004  # by
                 self._file.put(self._at, fcntl.F_UNLCK)
 
     def _open(path: Path) -> LockFile | None:
-        file = LockFile(path)
+        file = _Bytes(path)
         try:
             file.put(_TRIED, fcntl.F_RDLCK)  # which as many processes as like may have
             file.put(_TRIED, fcntl.F_UNLCK)
