@@ -32,8 +32,8 @@ BREAKER_AT, PRESSURE_AT, LEFT_AT, _INTERRUPTED_AT, LATENCIES_AT = 0, 128, 240, 2
 LATENCIES_BYTES = 8 * 1040
 SLOTS_AT = LATENCIES_AT + LATENCIES_BYTES
 SLOT_BYTES = 8
-#: Which bytes of the file that holds many locks are those of slots, and which those of requests in flight.
-SLOT_LOCKS, FLIGHT_LOCKS = 0, 2**32
+#: Where the locks of requests in flight begin in the file of many locks; those of slots stand before, by their number.
+FLIGHT_LOCKS = 2**32
 _SECONDS = struct.Struct("<d")
 _POLL_S = 0.01
 

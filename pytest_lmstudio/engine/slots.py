@@ -7,7 +7,7 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pytest_lmstudio.engine.shared import SLOT_BYTES, SLOT_LOCKS, SLOTS_AT
+from pytest_lmstudio.engine.shared import SLOT_BYTES, SLOTS_AT
 
 if TYPE_CHECKING:
     from pytest_lmstudio.engine.pressure import Pressure
@@ -36,7 +36,7 @@ class Slots:
         self._shared = shared
         self._pressure = pressure
         self._order = [(first + n) % most for n in range(most)]
-        locks = {n: shared.lock(f"slot-{n}", at=SLOT_LOCKS + n) for n in self._order}
+        locks = {n: shared.lock(f"slot-{n}", at=n) for n in self._order}
         self._locks = {n: lock for n, lock in locks.items() if lock is not None}
         self._held: set[int] = set()
         self._turn = asyncio.Lock()
