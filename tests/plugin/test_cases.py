@@ -77,7 +77,7 @@ def test_the_next_call_is_sent_before_the_answer_is_stored(suite: Suite) -> None
             for _ in range(500):
                 if sent() > 1: return await store(keeper, key, entry)
                 await asyncio.sleep(0.01)
-        Keeper.store = lambda *args: asyncio.ensure_future(late(*args))
+        Keeper.store = lambda *args, **_: asyncio.ensure_future(late(*args))
     """)
     write(suite, ["one", "two"])
     ran = suite.run_apart("-n0", "--lmstudio-concurrency=1")
