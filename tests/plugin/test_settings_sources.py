@@ -94,6 +94,12 @@ GIVEN = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no run take the port of the metrics that it names: the tests beside this one name the same."""
+    monkeypatch.setattr("pytest_lmstudio.metrics_server.Metrics.pytest_sessionstart", lambda self, session: None)
+
+
 def flag(name: str, value: str) -> str:
     return f"--lmstudio-{name.replace('_', '-')}" + (f"={value}" if value else "")
 
