@@ -5,6 +5,7 @@ The public names are loaded on first use, so that pytest can load the plugin wit
 
 from __future__ import annotations
 
+import atexit
 import sys
 from importlib import import_module
 from importlib.machinery import PathFinder
@@ -86,6 +87,16 @@ class _AsInstalled:
 
 
 sys.meta_path.insert(0, _AsInstalled)
+
+
+@atexit.register
+def _leave() -> None:
+    """Be found no longer when Python ends: 3.11 keeps what is in that list, and all that it leads to, to the very last.
+
+    What is freed only then takes a seventh of the time of an end more, in each worker.
+    """
+    if _AsInstalled in sys.meta_path:
+        sys.meta_path.remove(_AsInstalled)
 
 
 def __getattr__(name: str) -> object:

@@ -171,7 +171,7 @@ class AsyncLM:
     async def _begun(self, plan: Planned) -> list[str] | Stream:
         ready = await self._ready(plan)
         replayed = self._caller.replayed(ready)
-        return replayed if replayed is not None else self._caller.open_stream(ready)
+        return replayed if replayed is not None else Stream(self._caller.runtime, ready.request)
 
     async def _piece(self, stream: Stream) -> str | None:
         piece = await self._run(stream.next())

@@ -9,12 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_lmstudio.client import asking
-from pytest_lmstudio.client.streaming import Stream
 from pytest_lmstudio.client.waiting import leave
 from pytest_lmstudio.engine.answers import pieces_of, prompt_chars, reply_of
 from pytest_lmstudio.engine.failure import Failure, Refused
 from pytest_lmstudio.engine.key import cache_key, question
-from pytest_lmstudio.engine.nearest import explain_miss
 from pytest_lmstudio.errors import UNKNOWN_MODEL, ErrorKind, LMError, describe, make_error
 from pytest_lmstudio.keywords import TRANSPORT
 from pytest_lmstudio.records import Call, Endpoint, Request
@@ -248,15 +246,13 @@ class Caller:
         """Go on without calls that were begun; see `waiting.leave`."""
         leave(self.runtime, [one for one in begun if not isinstance(one, Call)], cut)
 
-    def open_stream(self, ready: Ready) -> Stream:
-        """Start a stream."""
-        return Stream(self.runtime, ready.request)
-
     def _entry(self, request: Request) -> dict[str, Any] | None:
         cache = self.runtime.cache if request.options.cache in _READING else None
         return cache.get(request.key) if cache is not None else None
 
     def _missed(self, request: Request) -> Call:
+        from pytest_lmstudio.engine.nearest import explain_miss
+
         cache = self.runtime.cache
         why = explain_miss(request, cache.entries() if cache is not None else ())
         return self.runtime.engine.refuse(request, Failure(ErrorKind.CACHE_MISS, why, "connecting"))

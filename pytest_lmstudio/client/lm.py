@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from pytest_lmstudio.client.mapping import completed, settled
 from pytest_lmstudio.client.waiting import wait
 from pytest_lmstudio.engine.failure import Refused
 from pytest_lmstudio.records import Call
@@ -154,6 +153,8 @@ class LM:
             LMError: the first failure in order, ``auth`` and ``other`` before ``network``; its ``replies`` holds what
                 came (None where lost), its ``errors`` all failures.
         """
+        from pytest_lmstudio.client.mapping import completed, settled
+
         plans = self._caller.plan_map(prompts, system, params)
         if as_completed:
             arrivals = completed(self._caller, plans, return_errors=return_errors)
@@ -204,8 +205,10 @@ class LM:
         if replayed is not None:
             yield from replayed
             return
+        from pytest_lmstudio.client.streaming import Stream
+
         loop = self._caller.runtime.loop
-        flow = self._caller.open_stream(ready)
+        flow = Stream(self._caller.runtime, ready.request)
         try:
             while isinstance(piece := loop.run(flow.next()), str):
                 yield piece

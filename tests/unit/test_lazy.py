@@ -1,9 +1,11 @@
-"""Attributes that several threads ask for at once."""
+"""What is done at its first use: attributes that several threads ask for, and what Python has for the package."""
 
 from __future__ import annotations
 
 import gc
 import importlib
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -74,3 +76,16 @@ def test_the_search_for_garbage_is_as_it_was_when_modules_are_loaded(was_on: boo
         assert gc.isenabled() == was_on
     finally:
         (gc.enable if before else gc.disable)()
+
+
+@pytest.mark.parametrize(("done_by_someone", "before_the_end"), [("pass", "False"), ("sys.meta_path[:] = old", "True")])
+def test_at_the_end_of_python_nothing_of_ours_is_left_that_finds_modules(
+    done_by_someone: str, before_the_end: str
+) -> None:
+    """Python 3.11 keeps it, and with it all modules, until nearly everything else is gone."""
+    program = (
+        "import atexit, sys\nold = [*sys.meta_path]\natexit.register(lambda: print(sys.meta_path == old))\n"
+        f"import pytest_lmstudio\n{done_by_someone}\nprint(sys.meta_path == old)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (ended.stdout.split(), ended.stderr) == ([before_the_end, "True"], "")
