@@ -17,7 +17,7 @@ from tests.process.apart import PATIENT, Apart
 from tests.standin import StandIn, hang, reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -90,11 +90,6 @@ def test_an_interrupted_run_sends_nothing_more_and_reports(
     assert nodeids <= {"test_suite.py::test_many", "test_suite.py::test_more"}
 
 
-def ended_in(folder: Path, text: str) -> Callable[[], bool]:
-    """Return whether the log of the run in a folder holds a text."""
-    return lambda: any(text in log.read_text("utf-8") for log in folder.glob(".lmstudio/runs/*/events.jsonl"))
-
-
 @pytest.mark.parametrize(
     ("way", "number", "group"),
     [
@@ -108,18 +103,23 @@ def ended_in(folder: Path, text: str) -> Callable[[], bool]:
 def test_a_second_interrupt_stops_at_once_and_still_reports(
     tmp_path: Path, server: StandIn, way: tuple[str, ...], number: int, group: bool
 ) -> None:
-    source = PATIENT + dedent(MANY).replace("slow", "hang")
-    with Apart(tmp_path, source, server.url, "--lmstudio-concurrency=4", *way) as run:
+    source, shown = PATIENT + dedent(MANY).replace("slow", "hang"), tmp_path / "shown"
+    with (
+        shown.open("wb") as out,
+        Apart(tmp_path, source, server.url, "--lmstudio-concurrency=4", *way, out=out.fileno()) as run,
+    ):
         server.wait_for(lambda: server.in_flight == 4, 30)
         run.signal(number, group=group)
-        run.wait_until(ended_in(tmp_path, '"cancelled"'))
+        run.wait_until(lambda: "LM Studio: interrupted" in shown.read_text("utf-8"))
         time.sleep(0.2)  # a stop signal that comes again at once is the same one
         assert server.in_flight == 4
         run.signal(number, group=group)
         server.wait_for(lambda: server.in_flight == 0, 30)
         ran = run.wait()
         run.wait_until_gone()
-    assert ran.ret in {2, -signal.SIGINT}, ran.out  # the latter where pytest took seconds to show the first interrupt
+    assert ran.ret in {2, -signal.SIGINT}, shown.read_text(
+        "utf-8"
+    )  # the latter where pytest took seconds to show the first interrupt
     assert ran.report["exit_status"] == 2
     assert ran.report["errors_by_kind"].keys() == {"cancelled"}
     assert ran.report["lost"]["workers_crashed"] == 0
